@@ -1,0 +1,81 @@
+#pragma once
+/// @file scalar.hpp
+/// Number types and the few transcendental functions that kernels use. The float versions are branch-free polynomials, so that
+/// loops over them vectorise and give the same bits on every CPU space; the double versions are the standard library's.
+
+#include <bit>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+
+#include <hybridmoe/core/index.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI {
+
+using f32 = float;
+using f64 = double;
+
+template <class T>
+concept Scalar = std::same_as<T, float> || std::same_as<T, double>;
+
+namespace math {
+
+/// e^x. Float: 2^n·p(r) with |r| ≤ ln2/2 (the range reduction of Cephes); error under 2 units in the last place; 0 below −87.3.
+HYBRIDMOE_FUNCTION inline float exp(float x) {
+  const float clamped = x < -87.3f ? -87.3f : (x > 88.7f ? 88.7f : x);
+  const float magic = 12582912.0f;  // 1.5·2^23: adding it rounds to an integer
+  const float shifted = clamped * 1.44269504f + magic;
+  const float n = shifted - magic;
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  // n is split in two powers of two: 2^n itself leaves the float range at n = 128.
+  const std::int32_t whole = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(magic);
+  const std::int32_t half = whole >> 1;
+  const float first = std::bit_cast<float>((half + 127) << 23);
+  const float second = std::bit_cast<float>((whole - half + 127) << 23);
+  const float value = p * first * second;
+  return x < -87.3f ? 0.0f : (x > 88.7f ? std::numeric_limits<float>::infinity() : (x != x ? x : value));
+}
+HYBRIDMOE_FUNCTION inline double exp(double x) { return std::exp(x); }
+
+template <Scalar T>
+HYBRIDMOE_FUNCTION T sigmoid(T x) { return T(1) / (T(1) + exp(-x)); }
+
+/// tanh through e^{−2|x|}; absolute error below 1e-7 in float (it is used where 1+tanh is formed).
+HYBRIDMOE_FUNCTION inline float tanh(float x) {
+  const float a = x < 0 ? -x : x;
+  const float e = exp(-2.0f * a);
+  const float t = (1.0f - e) / (1.0f + e);
+  return x < 0 ? -t : t;
+}
+HYBRIDMOE_FUNCTION inline double tanh(double x) { return std::tanh(x); }
+
+HYBRIDMOE_FUNCTION inline float log(float x) { return ::logf(x); }
+HYBRIDMOE_FUNCTION inline double log(double x) { return ::log(x); }
+HYBRIDMOE_FUNCTION inline float sqrt(float x) { return ::sqrtf(x); }
+HYBRIDMOE_FUNCTION inline double sqrt(double x) { return ::sqrt(x); }
+HYBRIDMOE_FUNCTION inline float erf(float x) { return ::erff(x); }
+HYBRIDMOE_FUNCTION inline double erf(double x) { return ::erf(x); }
+
+/// a·b + c with one rounding, always: whether the compiler contracts must not change bits.
+HYBRIDMOE_FUNCTION inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+HYBRIDMOE_FUNCTION inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+
+/// True unless x is NaN or infinite; by its bits, so that no compiler flag can fold it away.
+inline bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
+inline bool is_finite(double x) {
+  return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000u) != 0x7ff0000000000000u;
+}
+
+template <Scalar T>
+constexpr T lowest = -std::numeric_limits<T>::infinity();
+
+}  // namespace math
+}  // namespace hybridmoe

@@ -1,0 +1,64 @@
+#pragma once
+/// @file visit.hpp
+/// A layer lists its tensors once: `visit(f, at, p...)` calls `f(name, trait, p.tensor...)` for each. Initialisation, counting,
+/// packing, the optimizer, saving and loading are all visitors; `p...` are any number of parameter structs walked in step.
+
+#include <string>
+#include <string_view>
+
+#include <hybridmoe/core/tensor.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI {
+
+/// A tensor's dotted name as a chain of parts on the stack. Build it with `at / "gate"` or `at / 3` inside a call expression.
+struct Name {
+  const Name* outer = nullptr;
+  std::string_view part{};
+  Index number = -1;
+
+  constexpr Name operator/(std::string_view inner) const { return {this, inner, -1}; }
+  constexpr Name operator/(Index inner) const { return {this, {}, inner}; }
+
+  std::string text() const {
+    std::string result = outer == nullptr ? std::string{} : outer->text();
+    if (part.empty() && number < 0) return result;
+    if (!result.empty()) result += '.';
+    return result += number < 0 ? std::string(part) : std::to_string(number);
+  }
+};
+
+/// How a tensor starts.
+enum class Start {
+  normal,           ///< normal with standard deviation `a`
+  constant,         ///< all `a`
+  log_of_uniform,   ///< log of a uniform in [a, b]: Mamba's A_log
+  softplus_inverse  ///< x with softplus(x) log-uniform in [a, b]: Mamba's step bias
+};
+
+/// What an optimizer and an initialiser must know about a tensor.
+struct Trait {
+  Start start = Start::normal;
+  float a = 0.02f;
+  float b = 0.0f;
+  bool decay = true;      ///< weight decay applies (matrices), or not (gains, biases, decays)
+  bool residual = false;  ///< writes to the residual stream: its start is scaled by 1/√(2·layers)
+
+  static constexpr Trait weight(float deviation = 0.02f) { return {Start::normal, deviation, 0, true, false}; }
+  static constexpr Trait output(float deviation = 0.02f) { return {Start::normal, deviation, 0, true, true}; }
+  static constexpr Trait gain(float value = 1.0f) { return {Start::constant, value, 0, false, false}; }
+  static constexpr Trait bias() { return {Start::constant, 0, 0, false, false}; }
+};
+
+/// Scalars in a parameter struct of element type T.
+template <class Parameters, class T>
+constexpr Index element_count = std::is_empty_v<Parameters> ? 0 : static_cast<Index>(sizeof(Parameters) / sizeof(T));
+
+/// A member that an option leaves out. The tag keeps two absent members of one struct different types, which
+/// [[no_unique_address]] needs to give them no room.
+template <int tag>
+struct Absent {};
+
+template <bool present, class Tensor, int tag>
+using Optional = std::conditional_t<present, Tensor, Absent<tag>>;
+
+}  // namespace hybridmoe

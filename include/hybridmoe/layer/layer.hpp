@@ -1,0 +1,96 @@
+#pragma once
+/// @file layer.hpp
+/// What every layer is. A layer is a stateless type, bound to the model's width by an Environment:
+///
+///   width                           constexpr Index: elements of a row of x and of y
+///   Parameters<T, Storage>          struct of Arrays/Weights in place (trivial; only elements of type T)
+///   visit(f, at, p...)              the only list of its tensors: f(name, trait, tensor...)
+///   State<T>                        struct of Arrays: what one sequence carries between calls (Stateless if nothing)
+///   Tape<T>(arena, extent)          plan of what forward leaves for backward (and uses itself)
+///   forward(call, p, x, y, states, tape)           y is assigned
+///   backward(call, p, x, tape, dy, dx, gradient)   dx and gradient are added to
+///   workspace_bytes<T, Storage>(extent)            scratch that forward (and backward if extent.training) takes from the arena
+///   accounting: causal, active_parameters(), flops_per_token(context), recurrent_elements, cache_elements_per_token(context)
+
+#include <concepts>
+
+#include <hybridmoe/core/arena.hpp>
+#include <hybridmoe/core/random.hpp>
+#include <hybridmoe/core/scalar.hpp>
+#include <hybridmoe/core/visit.hpp>
+#include <hybridmoe/exec/space.hpp>
+#include <hybridmoe/layer/batch.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI {
+
+/// What the model tells a layer about itself.
+/// chunk: the longest piece of a sequence that one call with a state may carry (longer prompts are fed in pieces).
+template <Index width_, Index context_, Index chunk_ = 128>
+struct Environment {
+  static constexpr Index width = width_, context = context_, chunk = chunk_;
+};
+
+/// Dropout of the call: rate 0 means none. The mask is a function of (key, layer, site, row, column).
+struct Noise {
+  random::Key key{};
+  float rate = 0;
+};
+
+/// Everything about a call that is not data: where it runs, which rows, scratch, and how training wants it.
+template <class Space_>
+struct Call {
+  using Space = Space_;
+  Space space{};
+  Batch batch{};
+  Arena arena{};
+  Index layer = 0;        ///< which layer of the stack is running
+  bool training = false;  ///< whole sequences with a tape, instead of states
+  Noise noise{};
+  double auxiliary = 0;   ///< scale of auxiliary losses' gradients (routers), 0 = off
+
+  /// The same call for a callee, with what is left of the scratch.
+  HYBRIDMOE_FUNCTION Call with(const Arena& rest) const {
+    Call inner = *this;
+    inner.arena = rest;
+    return inner;
+  }
+};
+
+/// The states of one layer: state of slot s at base + s·stride. Null base: no state (training).
+template <class State>
+struct States {
+  std::byte* base = nullptr;
+  Index stride = 0;
+  HYBRIDMOE_FUNCTION explicit operator bool() const { return base != nullptr; }
+  HYBRIDMOE_FUNCTION State& operator[](Index slot) const { return *reinterpret_cast<State*>(base + slot * stride); }
+};
+
+/// The state of a layer that carries nothing.
+struct Stateless {};
+
+/// The tape of a layer that leaves nothing.
+struct Tapeless {
+  HYBRIDMOE_FUNCTION constexpr Tapeless(auto&, Extent) {}
+};
+
+/// Least, target and most, where a choice at run time decides.
+struct Spread {
+  Index least = 0, target = 0, most = 0;
+  static constexpr Spread always(Index n) { return {n, n, n}; }
+  friend constexpr Spread operator+(Spread a, Spread b) { return {a.least + b.least, a.target + b.target, a.most + b.most}; }
+  friend constexpr bool operator==(Spread, Spread) = default;
+};
+
+/// Floating-point operations (a multiply-add is two) for one token.
+struct Flops {
+  double forward = 0, training = 0;  ///< training: forward and backward together
+  friend constexpr Flops operator+(Flops a, Flops b) { return {a.forward + b.forward, a.training + b.training}; }
+  /// A product with n weights: forward 2n; backward as much again for each of its two products.
+  static constexpr Flops product(double n) { return {2 * n, 6 * n}; }
+};
+
+/// Bytes of a state; an empty one takes none.
+template <class State>
+constexpr Index state_bytes = std::is_empty_v<State> ? 0 : static_cast<Index>(sizeof(State));
+
+}  // namespace hybridmoe

@@ -1,0 +1,51 @@
+#pragma once
+/// @file elementwise.hpp
+/// What elementwise kernels and norms share: the size of an item, and sums along a vector in a fixed shape.
+
+#include <hybridmoe/core/scalar.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
+
+/// Elements that one item of an elementwise kernel takes: enough to hide the cost of handing it to a thread.
+inline constexpr Index elementwise_block = 4096;
+
+/// Σ term(i) for 0 ≤ i < count, always in the same shape: lane l adds the terms l, l + 16, … in order, then the 16 lanes are
+/// added as a tree. `term` is a small functor; the lanes become vector registers.
+template <class T, class Term>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T lane_sum(Index count, const Term& term) {
+  constexpr Index lanes = 16;
+  T lane[lanes] = {};
+  const Index whole = count - count % lanes;
+  for (Index i = 0; i < whole; i += lanes) {
+    for (Index l = 0; l < lanes; ++l) lane[l] += term(i + l);
+  }
+  for (Index l = 0; l < count - whole; ++l) lane[l] += term(whole + l);
+  for (Index width = lanes / 2; width > 0; width /= 2) {
+    for (Index l = 0; l < width; ++l) lane[l] += lane[l + width];
+  }
+  return lane[0];
+}
+
+template <class T>
+struct SquareTerm {
+  const T* x;
+  HYBRIDMOE_FUNCTION T operator()(Index i) const { return x[i] * x[i]; }
+};
+template <class T>
+struct DotTerm {
+  const T *x, *y;
+  HYBRIDMOE_FUNCTION T operator()(Index i) const { return x[i] * y[i]; }
+};
+
+/// Σ x² of `count` neighbours.
+template <class T>
+HYBRIDMOE_FUNCTION T sum_of_squares(const T* x, Index count) {
+  return lane_sum<T>(count, SquareTerm<T>{x});
+}
+/// Σ x·y of `count` neighbours.
+template <class T>
+HYBRIDMOE_FUNCTION T dot(const T* x, const T* y, Index count) {
+  return lane_sum<T>(count, DotTerm<T>{x, y});
+}
+
+}  // namespace hybridmoe::ops

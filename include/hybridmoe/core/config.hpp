@@ -29,6 +29,18 @@
 #define HYBRIDMOE_INLINE inline
 #endif
 
+/// Keeps a function as one compiled copy that no caller's constants reach. Compilers decide per copy which a·b + c they round
+/// once, so a copy made for `rows == 1` may give other bits than the copy for any number of rows.
+#if defined(__CUDA_ARCH__)
+#define HYBRIDMOE_ONE_COPY
+#elif defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define HYBRIDMOE_ONE_COPY [[gnu::noipa]]
+#elif defined(__GNUC__) || defined(__clang__)
+#define HYBRIDMOE_ONE_COPY [[gnu::noinline]]
+#else
+#define HYBRIDMOE_ONE_COPY
+#endif
+
 /// Checks a promise between parts of the library (never user input, which gets a Result). Replaceable by the host program.
 #if !defined(HYBRIDMOE_ASSERT)
 #if defined(NDEBUG) || defined(__CUDA_ARCH__)

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include <hybridmoe/layer/batch.hpp>
+#include <hybridmoe/core/batch.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 

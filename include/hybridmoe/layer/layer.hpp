@@ -19,7 +19,7 @@
 #include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/core/visit.hpp>
 #include <hybridmoe/exec/space.hpp>
-#include <hybridmoe/layer/batch.hpp>
+#include <hybridmoe/core/batch.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 

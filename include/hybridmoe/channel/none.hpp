@@ -1,0 +1,12 @@
+#pragma once
+/// @file none.hpp
+/// No channel mixer: blocks of one mixer only (Mamba-2, Nemotron-H).
+
+#include <hybridmoe/layer/layer.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI::channel {
+
+/// In a Block: leave the second half out.
+struct None {};
+
+}  // namespace hybridmoe::channel

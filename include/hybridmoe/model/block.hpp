@@ -1,0 +1,222 @@
+#pragma once
+/// @file block.hpp
+/// A block of the residual stream: h = x + mixer(norm(x)), y = h + channel(norm(h)); or both from one norm, in parallel.
+
+#include <hybridmoe/channel/none.hpp>
+#include <hybridmoe/core/options.hpp>
+#include <hybridmoe/layer/check.hpp>
+#include <hybridmoe/norm/rms_norm.hpp>
+#include <hybridmoe/ops/dropout.hpp>
+#include <hybridmoe/ops/fill.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI {
+
+namespace block {
+
+struct NormTag {};
+struct ArrangementTag {};
+
+/// The norm before each sublayer (default norm::Rms<>).
+template <class Description>
+struct Norm : NormTag {
+  using type = Description;
+};
+
+/// h = x + mixer(norm₁ x); y = h + channel(norm₂ h): pre-norm (default).
+struct Sequential : ArrangementTag {
+  static constexpr bool parallel = false;
+};
+/// y = x + mixer(norm x) + channel(norm x), one norm for both (GPT-J; Falcon's first models; Cohere).
+struct Parallel : ArrangementTag {
+  static constexpr bool parallel = true;
+};
+
+}  // namespace block
+
+/// A mixer over the sequence and a channel mixer per token (channel::None for none). Options: block::Norm<...>, block::Parallel.
+template <class Mixer_, class Channel_ = channel::None, class... Options>
+struct Block {
+  static_assert((has_a_tag<Options, block::NormTag, block::ArrangementTag> && ...), "an option of Block is neither block::Norm<...> nor an arrangement");
+  using Mixer = Mixer_;
+  using Channel = Channel_;
+  using NormOption = Option<block::NormTag, block::Norm<norm::Rms<>>, Options...>;
+  static constexpr bool parallel = Option<block::ArrangementTag, block::Sequential, Options...>::parallel;
+  static constexpr bool has_channel = !std::is_same_v<Channel, channel::None>;
+
+  template <class Env>
+  struct Layer;
+};
+
+/// The layer where a block has no channel mixer: takes no room, does nothing.
+struct AbsentLayer {
+  template <class T, class Storage>
+  struct Parameters {};
+  template <class T>
+  using State = Stateless;
+  template <class T>
+  using Tape = Tapeless;
+  static constexpr bool causal = true;
+  static constexpr Spread active_parameters() { return {}; }
+  static constexpr Index recurrent_elements = 0;
+  static constexpr Index cache_elements_per_token(Index) { return 0; }
+  static constexpr Flops flops_per_token(Index) { return {}; }
+  template <class T, class Storage>
+  static constexpr Index workspace_bytes(Extent) {
+    return 0;
+  }
+};
+
+template <class Description, class Env>
+struct BindLayer {
+  using type = typename Description::template Layer<Env>;
+};
+template <class Env>
+struct BindLayer<channel::None, Env> {
+  using type = AbsentLayer;
+};
+
+template <class Mixer_, class Channel_, class... Options>
+template <class Env>
+struct Block<Mixer_, Channel_, Options...>::Layer {
+  using MixerLayer = typename BindLayer<Mixer_, Env>::type;
+  using ChannelLayer = typename BindLayer<Channel_, Env>::type;
+  using NormLayer = typename NormOption::type::template Layer<Env>;
+  static constexpr bool two_norms = has_channel && !parallel;
+  using ChannelNorm = std::conditional_t<two_norms, NormLayer, AbsentLayer>;
+  static constexpr Index width = Env::width;
+  static constexpr bool causal = MixerLayer::causal && ChannelLayer::causal;
+
+  template <class T, class Storage>
+  struct Parameters {
+    [[no_unique_address]] typename NormLayer::template Parameters<T, Storage> mixer_norm;
+    [[no_unique_address]] typename MixerLayer::template Parameters<T, Storage> mixer;
+    [[no_unique_address]] Optional<two_norms, typename NormLayer::template Parameters<T, Storage>, 0> channel_norm;
+    [[no_unique_address]] Optional<has_channel, typename ChannelLayer::template Parameters<T, Storage>, 1> channel;
+  };
+
+  template <class F, class... P>
+  static void visit(F&& f, const Name& at, P&... p) {
+    NormLayer::visit(f, at / "mixer_norm", p.mixer_norm...);
+    MixerLayer::visit(f, at / "mixer", p.mixer...);
+    if constexpr (two_norms) NormLayer::visit(f, at / "channel_norm", p.channel_norm...);
+    if constexpr (has_channel) ChannelLayer::visit(f, at / "channel", p.channel...);
+  }
+
+  template <class T>
+  struct State {
+    [[no_unique_address]] typename MixerLayer::template State<T> mixer;
+    [[no_unique_address]] Optional<!std::is_empty_v<typename ChannelLayer::template State<T>>, typename ChannelLayer::template State<T>, 0> channel;
+  };
+
+  template <class T>
+  struct Tape {
+    T* mixer_input;
+    T* middle;  ///< h, where a channel mixer follows
+    T* channel_input;
+    typename NormLayer::template Tape<T> mixer_norm;
+    typename MixerLayer::template Tape<T> mixer;
+    typename ChannelNorm::template Tape<T> channel_norm;
+    typename ChannelLayer::template Tape<T> channel;
+    HYBRIDMOE_FUNCTION constexpr Tape(auto& arena, Extent e)
+        : mixer_input(arena.template take<T>(e.rows * width)),
+          middle(two_norms ? arena.template take<T>(e.rows * width) : nullptr),
+          channel_input(two_norms ? arena.template take<T>(e.rows * width) : mixer_input),
+          mixer_norm(arena, e),
+          mixer(arena, e),
+          channel_norm(arena, e),
+          channel(arena, e) {}
+  };
+
+  template <class T>
+  struct Scratch {
+    T *branch, *d_input, *d_middle;
+    HYBRIDMOE_FUNCTION constexpr Scratch(auto& arena, Extent e)
+        : branch(arena.template take<T>(e.rows * width)),
+          d_input(e.training ? arena.template take<T>(e.rows * width) : nullptr),
+          d_middle(e.training ? arena.template take<T>(e.rows * width) : nullptr) {}
+  };
+
+  template <class T, class Storage>
+  static constexpr Index workspace_bytes(Extent e) {
+    const Index inner = larger(larger(NormLayer::template workspace_bytes<T, Storage>(e), MixerLayer::template workspace_bytes<T, Storage>(e)),
+                               ChannelLayer::template workspace_bytes<T, Storage>(e));
+    return planned_bytes<Scratch<T>>(e) + inner;
+  }
+
+  template <class Space, class T, class Storage>
+  HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x, Rows<T, width> y,
+                                         States<State<T>> states, const Tape<T>& tape) {
+    const Index rows = call.batch.rows;
+    Arena arena = call.arena;
+    const Scratch<T> s(arena, Extent::of(call.batch, call.training));
+    const Call<Space> inner = call.with(arena);
+    NormLayer::forward(inner, p.mixer_norm, x, Rows<T, width>{tape.mixer_input}, States<Stateless>{}, tape.mixer_norm);
+    MixerLayer::forward(inner, p.mixer, Rows<const T, width>{tape.mixer_input}, Rows<T, width>{s.branch},
+                        States<typename MixerLayer::template State<T>>{states.base, states.stride}, tape.mixer);
+    T* const h = two_norms ? tape.middle : y.data;
+    ops::add_dropped<width>(call.space, rows, x.data, s.branch, h, mask(call, 0));
+    if constexpr (has_channel) {
+      if constexpr (two_norms)
+        NormLayer::forward(inner, p.channel_norm, Rows<const T, width>{h}, Rows<T, width>{tape.channel_input}, States<Stateless>{}, tape.channel_norm);
+      ChannelLayer::forward(inner, p.channel, Rows<const T, width>{tape.channel_input}, Rows<T, width>{s.branch}, channel_states<T>(states), tape.channel);
+      ops::add_dropped<width>(call.space, rows, h, s.branch, y.data, mask(call, 1));
+    }
+  }
+
+  template <class Space, class T>
+  HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x, const Tape<T>& tape,
+                                          Rows<const T, width> dy, Rows<T, width> dx, Parameters<T, Flat>& gradient) {
+    const Index rows = call.batch.rows, count = rows * width;
+    Arena arena = call.arena;
+    const Scratch<T> s(arena, Extent::of(call.batch, true));
+    const Call<Space> inner = call.with(arena);
+    const Rows<T, width> d_input{s.d_input};
+    const T* d_middle = dy.data;
+    if constexpr (has_channel) {
+      ops::zero(call.space, count, s.d_input);
+      ops::add_dropped<width>(call.space, rows, static_cast<const T*>(nullptr), dy.data, s.branch, mask(call, 1));
+      ChannelLayer::backward(inner, p.channel, Rows<const T, width>{tape.channel_input}, tape.channel, Rows<const T, width>{s.branch}, d_input,
+                             gradient.channel);
+      if constexpr (two_norms) {
+        ops::copy(call.space, count, dy.data, s.d_middle);
+        NormLayer::backward(inner, p.channel_norm, Rows<const T, width>{tape.middle}, tape.channel_norm, Rows<const T, width>{s.d_input},
+                            Rows<T, width>{s.d_middle}, gradient.channel_norm);
+        d_middle = s.d_middle;
+      }
+    }
+    if constexpr (!has_channel || two_norms) ops::zero(call.space, count, s.d_input);
+    ops::add_dropped<width>(call.space, rows, static_cast<const T*>(nullptr), d_middle, s.branch, mask(call, 0));
+    MixerLayer::backward(inner, p.mixer, Rows<const T, width>{tape.mixer_input}, tape.mixer, Rows<const T, width>{s.branch}, d_input, gradient.mixer);
+    NormLayer::backward(inner, p.mixer_norm, x, tape.mixer_norm, Rows<const T, width>{s.d_input}, dx, gradient.mixer_norm);
+    ops::add(call.space, count, d_middle, dx.data);
+  }
+
+  // Accounting.
+  static constexpr Spread active_parameters() {
+    const Index norms = NormLayer::active_parameters().most * (two_norms ? 2 : 1);
+    return Spread::always(norms) + MixerLayer::active_parameters() + ChannelLayer::active_parameters();
+  }
+  static constexpr Index recurrent_elements = MixerLayer::recurrent_elements + ChannelLayer::recurrent_elements;
+  static constexpr Index cache_elements_per_token(Index context) {
+    return MixerLayer::cache_elements_per_token(context) + ChannelLayer::cache_elements_per_token(context);
+  }
+  static constexpr Flops flops_per_token(Index context) {
+    const Flops norm = NormLayer::flops_per_token(context);
+    return (two_norms ? norm + norm : norm) + MixerLayer::flops_per_token(context) + ChannelLayer::flops_per_token(context);
+  }
+
+ private:
+  template <class Space>
+  HYBRIDMOE_FUNCTION static ops::DropoutMask mask(const Call<Space>& call, std::uint64_t site) {
+    return {call.noise.key, static_cast<std::uint64_t>(call.layer) * 4 + site, call.training ? call.noise.rate : 0.0f};
+  }
+
+  template <class T>
+  HYBRIDMOE_FUNCTION static auto channel_states(States<State<T>> states) {
+    using ChannelState = typename ChannelLayer::template State<T>;
+    const Index offset = state_bytes<typename MixerLayer::template State<T>>;
+    return States<ChannelState>{states.base == nullptr || std::is_empty_v<ChannelState> ? nullptr : states.base + offset, states.stride};
+  }
+};
+
+}  // namespace hybridmoe

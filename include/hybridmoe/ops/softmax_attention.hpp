@@ -1,0 +1,101 @@
+#pragma once
+/// @file softmax_attention.hpp
+/// Causal softmax attention in one pass over key tiles with running maximum and sum (Milakov and Gimelshein 2018; Dao et al.,
+/// "FlashAttention", 2022). Tiles lie on absolute multiples of 32 keys and are visited in order, masked keys weigh exactly
+/// zero, and sums over head elements and keys run in ascending order: a row's bits do not depend on its neighbours.
+
+#include <hybridmoe/core/batch.hpp>
+#include <hybridmoe/core/scalar.hpp>
+#include <hybridmoe/ops/key_store.hpp>
+#include <hybridmoe/ops/tile.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
+
+/// Query vectors (rows × heads that share a kv head) of one item.
+inline constexpr int query_tile = 32;
+
+/// The scores of one query row against one tile become weights: softmax with a running maximum.
+/// On return weight[j] = e^{s_j − maximum}, 0 where masked; the caller scales its sums by the returned factor.
+template <class T>
+HYBRIDMOE_FUNCTION T soften(T* score, Index first, Index last, T& maximum, T& total) {
+  T top = math::lowest<T>;
+  for (int j = 0; j < key_tile; ++j) {
+    const T s = j >= first && j <= last ? score[j] : math::lowest<T>;
+    score[j] = s;
+    top = s > top ? s : top;
+  }
+  const T next = maximum > top ? maximum : top;
+  if (next == math::lowest<T>) {  // nothing visible yet: leave the sums alone
+    for (int j = 0; j < key_tile; ++j) score[j] = T(0);
+    return T(1);
+  }
+  T lane[8] = {};
+  for (int j = 0; j < key_tile; j += 8)
+    for (int i = 0; i < 8; ++i) {
+      const T weight = math::exp(score[j + i] - next);  // e^{−∞} is exactly 0
+      score[j + i] = weight;
+      lane[i] += weight;
+    }
+  const T factor = maximum == math::lowest<T> ? T(0) : math::exp(maximum - next);
+  total = total * factor + (((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])));
+  maximum = next;
+  return factor;
+}
+
+/// out[row, head] = Σ_k softmax(q·k)·v. One item: (sequence, kv head, block of rows).
+template <class T, int heads, int kv_heads, int size, class Mask>
+struct SoftmaxAttention {
+  static constexpr int group = heads / kv_heads;
+  static constexpr int block = group >= query_tile ? 1 : query_tile / group;  ///< rows of an item
+
+  Batch batch;
+  const T* ready;  ///< [rows, heads·size] normalised, rotated, scaled queries
+  KeyStores<T, size, kv_heads> stores;
+  T* out;              ///< [rows, heads·size]
+  T* log_sum_of_exp;   ///< [rows, heads]
+
+  HYBRIDMOE_FUNCTION static Index blocks(const Batch& b) { return divide_up(b.longest, block); }
+  HYBRIDMOE_FUNCTION static Index items(const Batch& b) { return b.sequences * kv_heads * blocks(b); }
+
+  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+    const Index chunk = item % blocks(batch), head = item / blocks(batch) % kv_heads, sequence = item / blocks(batch) / kv_heads;
+    const Index begin = batch.begin[sequence];
+    const Index row0 = begin + chunk * block, row1 = smaller(row0 + block, batch.begin[sequence + 1]);
+    if (row0 >= row1) return;
+    const Index position0 = batch.start[sequence] + (row0 - begin), position1 = position0 + (row1 - row0) - 1;
+    const KeyStore<T, size> store = stores.of(sequence, begin, stores.state_base == nullptr ? 0 : batch.slot[sequence]);
+
+    const int count = static_cast<int>(row1 - row0) * group;
+    T query[block * group * size], sum[block * group * size], score[block * group * key_tile];
+    T maximum[block * group], total[block * group];
+    for (int m = 0; m < count; ++m) {
+      const T* from = ready + ((row0 + m / group) * heads + head * group + m % group) * size;
+      for (int i = 0; i < size; ++i) query[m * size + i] = from[i];
+      for (int i = 0; i < size; ++i) sum[m * size + i] = T(0);
+      maximum[m] = math::lowest<T>;
+      total[m] = T(0);
+    }
+    for (Index tile = Mask::first(position0) / key_tile; tile <= position1 / key_tile; ++tile) {
+      tile::multiply<T, key_tile>(count, size, query, size, 1, store.key_at(head, tile), key_tile, score, key_tile);
+      const Index base = tile * key_tile;
+      for (int m = 0; m < count; ++m) {
+        const Index position = position0 + m / group;
+        const T factor = soften(score + m * key_tile, Mask::first(position) - base, position - base, maximum[m], total[m]);
+        if (factor != T(1))
+          for (int i = 0; i < size; ++i) sum[m * size + i] *= factor;
+      }
+      // Only keys that some row of the item sees are read: others may not be written yet.
+      const Index low = larger(0, Mask::first(position0) - base), high = smaller(key_tile - 1, position1 - base);
+      tile::multiply_add<T, size>(count, static_cast<int>(high - low + 1), score + low, key_tile, 1,
+                                  store.value_at(head, tile) + low * size, size, sum, size);
+    }
+    for (int m = 0; m < count; ++m) {
+      const Index vector = (row0 + m / group) * heads + head * group + m % group;
+      const T inverse = T(1) / total[m];
+      for (int i = 0; i < size; ++i) out[vector * size + i] = sum[m * size + i] * inverse;
+      if (log_sum_of_exp != nullptr) log_sum_of_exp[vector] = maximum[m] + math::log(total[m]);
+    }
+  }
+};
+
+}  // namespace hybridmoe::ops

@@ -6,19 +6,27 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::exec {
 
+/// Runs kernel(begin) … kernel(end−1) on the calling thread. Every host space runs its items through this one compiled copy
+/// per kernel, so an item's bits depend neither on the space nor on how many items a call has.
+template <class Kernel>
+HYBRIDMOE_ONE_COPY HYBRIDMOE_FUNCTION void items(const Kernel& kernel, Index begin, Index end) {
+  const Kernel local = kernel;  // nobody else sees it: its members stay in registers across the kernel's stores
+  for (Index i = begin; i < end; ++i) local(i);
+}
+
 struct Inline {
   template <class Kernel>
   HYBRIDMOE_FUNCTION void each(Index count, const Kernel& kernel) const {
-    for (Index i = 0; i < count; ++i) kernel(i);
+    items(kernel, 0, count);
   }
   HYBRIDMOE_FUNCTION static constexpr int concurrency() { return 1; }
   /// Calls f(space): a whole computation placed here. (exec::Teams starts a kernel and calls f inside it.)
   template <class Computation>
-  void run(const Computation& f) const {
+  HYBRIDMOE_FUNCTION void run(const Computation& f) const {
     f(*this);
   }
   /// Waits for the work of this space object; here there is none left.
-  void fence() const {}
+  HYBRIDMOE_FUNCTION void fence() const {}
 };
 
 static_assert(ExecutionSpace<Inline>);

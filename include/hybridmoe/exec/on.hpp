@@ -8,10 +8,30 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::exec {
 
+/// Kernels of this space read the host's memory.
+template <class KokkosSpace>
+concept OnHost = bool(Kokkos::SpaceAccessibility<KokkosSpace, Kokkos::HostSpace>::accessible);
+
+/// Host spaces that have finished when parallel_for returns: the calling thread may run a lone item itself.
+template <class KokkosSpace>
+inline constexpr bool waits = [] {
+  using Kokkos::Tools::Experimental::DeviceType;
+  constexpr auto type = Kokkos::Tools::Experimental::DeviceTypeTraits<KokkosSpace>::id;
+  return type == DeviceType::Serial || type == DeviceType::OpenMP || type == DeviceType::Threads;
+}();
+
+/// A kernel's items through the copy that all host spaces share.
+template <class Kernel>
+struct HostKernel {
+  Kernel kernel;
+  void operator()(Index i) const { items(kernel, i, i + 1); }
+};
+
 /// Runs kernels on the caller's instance of a Kokkos space (a stream, a partition of the threads) and on nothing else: it
 /// never fences globally and never starts Kokkos, which the program has to have done before it makes one.
-template <class KokkosSpace>
+template <class KokkosSpace_>
 struct On {
+  using KokkosSpace = KokkosSpace_;
   KokkosSpace instance{};
 
   /// Runs kernel(0) … kernel(count−1) on the instance, after its earlier and before its later work. On a device this returns
@@ -23,7 +43,14 @@ struct On {
   template <class Kernel>
   HYBRIDMOE_FUNCTION void each(Index count, const Kernel& kernel) const {
     using Policy = Kokkos::RangePolicy<KokkosSpace, Kokkos::IndexType<Index>, Kokkos::Schedule<Kokkos::Dynamic>>;
-    if (count > 0) Kokkos::parallel_for("hybridmoe", Policy(instance, Index{0}, count), kernel);
+    if (count <= 0) return;
+    if constexpr (!OnHost<KokkosSpace>) {
+      Kokkos::parallel_for("hybridmoe", Policy(instance, Index{0}, count), kernel);
+    } else if (waits<KokkosSpace> && count == 1) {
+      items(kernel, 0, 1);
+    } else {
+      Kokkos::parallel_for("hybridmoe", Policy(instance, Index{0}, count), HostKernel<Kernel>{kernel});
+    }
   }
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
@@ -38,12 +65,14 @@ struct On {
   void fence() const { instance.fence("hybridmoe"); }
 };
 
+/// A space object whose kernels cannot reach the host's memory.
+template <class Space>
+concept OnDevice = requires { typename Space::KokkosSpace; } && (!OnHost<typename Space::KokkosSpace>);
+
 /// Memory of a device. (Spaces whose kernels reach the host's memory use the host's, as Inline does.)
-template <class KokkosSpace>
-  requires(!Kokkos::SpaceAccessibility<KokkosSpace, Kokkos::HostSpace>::accessible)
-struct Memory<On<KokkosSpace>> {
-  using Space = On<KokkosSpace>;
-  using Device = typename KokkosSpace::memory_space;
+template <OnDevice Space>
+struct Memory<Space> {
+  using Device = typename Space::KokkosSpace::memory_space;
   template <class Byte, class Where>
   using Bytes = Kokkos::View<Byte*, Where, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
 

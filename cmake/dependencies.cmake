@@ -1,0 +1,42 @@
+# What a build for developers needs beyond the library: found on the system (or in .deps, where tools/deps installs), else
+# the pinned official release.
+include(FetchContent)
+include(${CMAKE_CURRENT_LIST_DIR}/pins.cmake)
+
+set(HYBRIDMOE_FETCH_OPTIONS DOWNLOAD_EXTRACT_TIMESTAMP ON)
+if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.25)
+  list(APPEND HYBRIDMOE_FETCH_OPTIONS SYSTEM)  # their headers are not held to our warnings
+endif()
+
+# hybridmoe_need(NAME VERSION): find NAME, or fetch it.
+macro(hybridmoe_need name version)
+  find_package(${name} ${version} QUIET)
+  if(NOT ${name}_FOUND)
+    message(STATUS "${name} is not installed: fetching its official release (where that is impossible, run tools/deps)")
+    FetchContent_Declare(${name} URL ${HYBRIDMOE_PIN_${name}_URL} URL_HASH SHA256=${HYBRIDMOE_PIN_${name}_SHA256}
+                         ${HYBRIDMOE_FETCH_OPTIONS})
+    FetchContent_MakeAvailable(${name})
+  endif()
+endmacro()
+
+# What tests compare with.
+macro(hybridmoe_need_test_libraries)
+  set(JSON_BuildTests OFF CACHE BOOL "")
+  set(EIGEN_BUILD_DOC OFF CACHE BOOL "")
+  set(EIGEN_BUILD_TESTING OFF CACHE BOOL "")
+  hybridmoe_need(Catch2 3)
+  hybridmoe_need(Eigen3 3.4)
+  hybridmoe_need(nlohmann_json 3.10)
+endmacro()
+
+macro(hybridmoe_need_benchmark)
+  set(BENCHMARK_ENABLE_TESTING OFF CACHE BOOL "")
+  hybridmoe_need(benchmark 1.7)
+endmacro()
+
+# A Kokkos with threads: Serial and OpenMP in one build.
+macro(hybridmoe_need_kokkos)
+  set(Kokkos_ENABLE_SERIAL ON CACHE BOOL "")
+  set(Kokkos_ENABLE_OPENMP ON CACHE BOOL "")
+  hybridmoe_need(Kokkos 4.7)
+endmacro()

@@ -1,0 +1,30 @@
+# What tests, examples and benchmarks share: dependencies, warnings, the processor, the compiler cache.
+list(APPEND CMAKE_PREFIX_PATH ${PROJECT_SOURCE_DIR}/.deps)  # where tools/deps installs; the system comes after it
+include(cmake/dependencies.cmake)
+
+find_program(HYBRIDMOE_CCACHE ccache)
+if(HYBRIDMOE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${HYBRIDMOE_CCACHE})
+endif()
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+endif()
+
+if(HYBRIDMOE_CUDA)
+  enable_language(CUDA)
+endif()
+if(HYBRIDMOE_KOKKOS STREQUAL "AUTO")
+  find_package(Kokkos QUIET)
+  set(HYBRIDMOE_HAS_KOKKOS ${Kokkos_FOUND})
+elseif(HYBRIDMOE_KOKKOS)
+  hybridmoe_need_kokkos()
+  set(HYBRIDMOE_HAS_KOKKOS ON)
+else()
+  set(HYBRIDMOE_HAS_KOKKOS OFF)
+endif()
+
+add_library(hybridmoe_developer INTERFACE)
+target_compile_options(hybridmoe_developer INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wconversion;-Wshadow>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${HYBRIDMOE_WERROR}>>:-Werror>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${HYBRIDMOE_NATIVE}>>:-march=native>)

@@ -1,0 +1,31 @@
+# Shared by the scripts in tools/: sourced, not run.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+jobs=${JOBS:-$(nproc)}
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "$(basename "$0"): $*"; exit 1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo > /dev/null; then sudo "$@"
+  else die "this needs root or sudo: $*"
+  fi
+}
+
+# need COMMAND=PACKAGE...: install the Debian packages of the commands that are missing. A name without = is a package.
+need() {
+  local item command package missing=()
+  for item in "$@"; do
+    command=${item%%=*} package=${item#*=}
+    if [ "$command" != "$item" ]; then
+      command -v "$command" > /dev/null || missing+=("$package")
+    else
+      dpkg -s "$package" > /dev/null 2>&1 || missing+=("$package")
+    fi
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get > /dev/null || die "please install: ${missing[*]}"
+  say "installing ${missing[*]}"
+  as_root apt-get update -q >&2
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >&2
+}

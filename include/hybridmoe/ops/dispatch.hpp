@@ -5,6 +5,7 @@
 
 #include <hybridmoe/core/arena.hpp>
 #include <hybridmoe/exec/space.hpp>
+#include <hybridmoe/ops/elementwise.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 
@@ -94,35 +95,30 @@ struct Dispatch {
   }
 };
 
-/// Σ a[i]·b[i], in sixteen strided sums that are added in a fixed tree: vectorises, and gives the same bits everywhere.
-template <Index width, class T>
-HYBRIDMOE_FUNCTION inline T strided_dot(const T* a, const T* b) {
-  constexpr Index lanes = 16;
-  T sum[lanes] = {};
-  Index i = 0;
-  for (; i + lanes <= width; i += lanes)
-    for (Index lane = 0; lane < lanes; ++lane) sum[lane] += a[i + lane] * b[i + lane];
-  for (Index lane = 0; i + lane < width; ++lane) sum[lane] += a[i + lane] * b[i + lane];
-  for (Index half = lanes / 2; half > 0; half /= 2)
-    for (Index lane = 0; lane < half; ++lane) sum[lane] += sum[lane + half];
-  return sum[0];
-}
-
-template <class T, Index width, Index most>
+template <class T, Index width>
 struct GatherKernel {
-  Index rows;
-  const Index* place;
+  const Index *places, *source;
   const T* x;
   T* gathered;
 
   HYBRIDMOE_FUNCTION void operator()(Index block) const {
-    const Index end = smaller(rows, (block + 1) * move_block);
-    for (Index row = block * move_block; row < end; ++row)
-      for (Index i = 0; i < most && place[row * most + i] >= 0; ++i) {
-        const T* from = x + row * width;
-        T* to = gathered + place[row * most + i] * width;
-        for (Index c = 0; c < width; ++c) to[c] = from[c];
-      }
+    const Index end = smaller(*places, (block + 1) * move_block);
+    for (Index at = block * move_block; at < end; ++at) {
+      const T* from = x + source[at] * width;
+      T* to = gathered + at * width;
+      for (Index c = 0; c < width; ++c) to[c] = from[c];
+    }
+  }
+};
+
+template <class T, Index width>
+struct ClearKernel {
+  const Index* places;
+  T* y;
+
+  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+    const Index end = smaller(*places, (block + 1) * move_block);
+    for (Index i = block * move_block * width; i < end * width; ++i) y[i] = 0;
   }
 };
 
@@ -143,7 +139,7 @@ struct CombineKernel {
       for (Index i = 0; i < most && place[row * most + i] >= 0; ++i) {
         const T* from = out + place[row * most + i] * width;
         const T w = weight == nullptr ? T(1) : weight[row * most + i];
-        for (Index c = 0; c < width; ++c) to[c] = math::fma(w, from[c], to[c]);
+        for (Index c = 0; c < width; ++c) to[c] += w * from[c];
       }
     }
   }
@@ -166,19 +162,25 @@ struct CombineBackwardKernel {
         const T w = weight[row * most + i];
         T* to = dout + at * width;
         for (Index c = 0; c < width; ++c) to[c] = w * from[c];
-        dweight[row * most + i] = strided_dot<width>(from, out + at * width);
+        dweight[row * most + i] = dot(from, out + at * width, width);
       }
       for (; i < most; ++i) dweight[row * most + i] = 0;
     }
   }
 };
 
-/// Moves rows [rows, width] to their experts' places and back, by the `place` table of Dispatch.
+/// Moves rows [rows, width] to their experts' places and back, by the tables of Dispatch. `places` points at the number of
+/// places in use, Dispatch's offset[experts]; later places are neither read nor written.
 template <class Space, class T, Index width, Index most>
 struct ExpertRows {
-  /// gathered[place] = x[row]; places that no slot names are left alone.
-  HYBRIDMOE_FUNCTION static void gather(const Space& space, Index rows, const Index* place, const T* x, T* gathered) {
-    space.each(divide_up(rows, move_block), GatherKernel<T, width, most>{rows, place, x, gathered});
+  /// gathered[place] = x[source[place]]
+  HYBRIDMOE_FUNCTION static void gather(const Space& space, Index rows, const Index* places, const Index* source, const T* x,
+                                        T* gathered) {
+    space.each(divide_up(rows * most, move_block), GatherKernel<T, width>{places, source, x, gathered});
+  }
+  /// y[place] = 0
+  HYBRIDMOE_FUNCTION static void clear(const Space& space, Index rows, const Index* places, T* y) {
+    space.each(divide_up(rows * most, move_block), ClearKernel<T, width>{places, y});
   }
   /// dx[row] += Σ dgathered[place] over the row's slots, in the order of expert numbers.
   HYBRIDMOE_FUNCTION static void gather_backward(const Space& space, Index rows, const Index* place, const T* dgathered, T* dx) {

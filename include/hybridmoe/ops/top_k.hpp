@@ -12,7 +12,7 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 template <Index most, class T>
 HYBRIDMOE_FUNCTION inline void top_k(const T* score, Index count, Index k, Index* chosen) {
   if (k <= 0) return;
-  T kept[most];  // the best so far, highest first; a later equal score stays behind an earlier one
+  T kept[most] = {};  // the best so far, highest first; a later equal score stays behind an earlier one
   Index filled = 0;
   for (Index e = 0; e < count; ++e) {
     if (filled == k && !(score[e] > kept[k - 1])) continue;

@@ -5,6 +5,7 @@
 
 #include <Kokkos_Core.hpp>
 
+#include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/core/tensor.hpp>
 #include <hybridmoe/exec/on.hpp>
 
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(product_threads) product(const ProductTask<T, 
       const int depth = static_cast<int>(smaller(tile_depth, k_end - k_first));
       for (int k = 0; k < depth; ++k)
         for (int r = 0; r < per_thread; ++r)
-          for (int j = 0; j < 4; ++j) sum[r][j] = fma(a_tile[k][y + 16 * r], b_tile[k][x + 16 * j], sum[r][j]);
+          for (int j = 0; j < 4; ++j) sum[r][j] = math::fma(a_tile[k][y + 16 * r], b_tile[k][x + 16 * j], sum[r][j]);
       __syncthreads();
     }
     for (int r = 0; r < per_thread; ++r)

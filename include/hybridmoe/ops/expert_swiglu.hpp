@@ -2,13 +2,14 @@
 /// @file expert_swiglu.hpp
 /// h = silu(gate)·up (Shazeer, "GLU variants improve transformer", 2020) over rows whose number only the kernels know.
 
-#include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/exec/space.hpp>
+#include <hybridmoe/ops/activation.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 
-/// Rows that one item activates.
-inline constexpr Index expert_swiglu_block = 16;
+/// Rows that one item activates, and elements that go through a buffer of its own: so that input and output may be one array
+/// and the loop still becomes vector instructions.
+inline constexpr Index expert_swiglu_block = 16, expert_swiglu_piece = 64;
 
 template <class T, Index hidden>
 struct ExpertSwiGluKernel {
@@ -17,8 +18,14 @@ struct ExpertSwiGluKernel {
   T* h;
 
   HYBRIDMOE_FUNCTION void operator()(Index block) const {
-    const Index begin = block * expert_swiglu_block, end = smaller(*rows, begin + expert_swiglu_block);
-    for (Index i = begin * hidden; i < end * hidden; ++i) h[i] = gate[i] * math::sigmoid(gate[i]) * up[i];
+    const Index end = smaller(*rows, (block + 1) * expert_swiglu_block);
+    for (Index row = block * expert_swiglu_block; row < end; ++row)
+      for (Index c = 0; c < hidden; c += expert_swiglu_piece) piece(row * hidden + c, smaller(expert_swiglu_piece, hidden - c));
+  }
+  HYBRIDMOE_FUNCTION void piece(Index at, Index size) const {
+    T value[expert_swiglu_piece];
+    for (Index i = 0; i < size; ++i) value[i] = activation::Silu::value(gate[at + i]) * up[at + i];
+    for (Index i = 0; i < size; ++i) h[at + i] = value[i];
   }
 };
 
@@ -29,11 +36,20 @@ struct ExpertSwiGluBackwardKernel {
   T *dgate, *dup;
 
   HYBRIDMOE_FUNCTION void operator()(Index block) const {
-    const Index begin = block * expert_swiglu_block, end = smaller(*rows, begin + expert_swiglu_block);
-    for (Index i = begin * hidden; i < end * hidden; ++i) {
-      const T s = math::sigmoid(gate[i]), d = dh[i];
-      dup[i] = d * gate[i] * s;
-      dgate[i] = d * up[i] * s * (T(1) + gate[i] * (T(1) - s));
+    const Index end = smaller(*rows, (block + 1) * expert_swiglu_block);
+    for (Index row = block * expert_swiglu_block; row < end; ++row)
+      for (Index c = 0; c < hidden; c += expert_swiglu_piece) piece(row * hidden + c, smaller(expert_swiglu_piece, hidden - c));
+  }
+  HYBRIDMOE_FUNCTION void piece(Index at, Index size) const {
+    T by_gate[expert_swiglu_piece], by_up[expert_swiglu_piece];
+    for (Index i = 0; i < size; ++i) {
+      const ValueAndSlope<T> f = activation::Silu::both(gate[at + i]);
+      by_up[i] = dh[at + i] * f.value;
+      by_gate[i] = dh[at + i] * up[at + i] * f.slope;
+    }
+    for (Index i = 0; i < size; ++i) {
+      dgate[at + i] = by_gate[i];
+      dup[at + i] = by_up[i];
     }
   }
 };

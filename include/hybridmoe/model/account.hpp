@@ -5,12 +5,14 @@
 #include <cstdio>
 #include <string>
 
+#include <hybridmoe/model/fingerprint.hpp>
 #include <hybridmoe/model/language_model.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 
 /// Accounting of a language model M.
-template <class M>
+/// @tparam print  keeps two descriptions of one name apart
+template <class M, std::uint64_t print = fingerprint<M>()>
 struct Account {
   using Layers = typename M::Layers;
   static constexpr Index layer_count = M::layer_count;
@@ -96,7 +98,7 @@ inline void row(std::string& text, const char* name, const char* letter, double 
 
 /// The model's layer table: per kind of layer its count, parameters, active parameters, forward FLOPs per token at the full
 /// context and state bytes; and the totals.
-template <class M, class T = float>
+template <class M, class T = float, std::uint64_t print = fingerprint<M>()>
 std::string describe() {
   using A = Account<M>;
   using describe_detail::row;

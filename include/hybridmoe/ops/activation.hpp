@@ -59,7 +59,7 @@ struct GeluErf {
   }
   /// Φ by formula 7.1.26 of Abramowitz and Stegun for erfc, absolute error below 1.5e-7, which shares its e^{−x²/2} with Φ′.
   HYBRIDMOE_FUNCTION static ValueAndSlope<float> both(float x) {
-    const float magnitude = x < 0 ? -x : x;
+    const float magnitude = math::select(x < 0, -x, x);
     const float bell = math::exp(-0.5f * x * x);
     const float t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * magnitude);
     float p = 1.061405429f;
@@ -68,7 +68,7 @@ struct GeluErf {
     p = p * t - 0.284496736f;
     p = p * t + 0.254829592f;
     const float tail = 0.5f * p * t * bell;
-    const float cumulative = x < 0 ? tail : 1.0f - tail;
+    const float cumulative = math::select(x < 0, tail, 1.0f - tail);
     return {x * cumulative, cumulative + x * 0.39894228f * bell};
   }
 };
@@ -77,11 +77,13 @@ struct GeluErf {
 struct SquaredRelu {
   template <class T>
   HYBRIDMOE_FUNCTION static T value(T x) {
-    return x > T(0) ? x * x : T(0);
+    const T r = math::select(x > T(0), x, T(0));
+    return r * r;
   }
   template <class T>
   HYBRIDMOE_FUNCTION static ValueAndSlope<T> both(T x) {
-    return x > T(0) ? ValueAndSlope<T>{x * x, T(2) * x} : ValueAndSlope<T>{T(0), T(0)};
+    const T r = math::select(x > T(0), x, T(0));
+    return {r * r, r + r};
   }
 };
 

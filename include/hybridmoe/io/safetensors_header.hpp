@@ -178,7 +178,7 @@ class SafetensorsHeader {
     std::sort(metadata_.begin(), metadata_.end(), [this](const Entry& a, const Entry& b) { return key(a) < key(b); });
     for (Index i = 1; i < count; ++i) {
       if (key(metadata_[i - 1]) == key(metadata_[i])) {
-        const std::uint32_t at = std::max(metadata_[i - 1].key_at, metadata_[i].key_at);
+        const std::uint32_t at = (std::max)(metadata_[i - 1].key_at, metadata_[i].key_at);
         return json.reject("__metadata__ has a key twice", at - 1);
       }
     }
@@ -275,7 +275,7 @@ class SafetensorsHeader {
               [this](std::uint32_t a, std::uint32_t b) { return name(tensors_[a]) < name(tensors_[b]); });
     for (Index i = 1; i < by_name_.size(); ++i) {
       const Record &a = tensors_[by_name_[i - 1]], &b = tensors_[by_name_[i]];
-      if (name(a) == name(b)) return json.reject("two tensors have the same name", std::max(a.name_at, b.name_at) - 1);
+      if (name(a) == name(b)) return json.reject("two tensors have the same name", (std::max)(a.name_at, b.name_at) - 1);
     }
     return true;
   }

@@ -110,7 +110,7 @@ class SafetensorsFile {
   }
 
   /// Reads the file through and compares the checksum that our writer left. A file without one is an error too: ask metadata().
-  Status verify() const {
+  Status compare_checksum() const {
     const std::optional<std::string_view> written = metadata(checksum_key);
     if (!written || written->size() != 16) {
       return Error{.code = Code::file_damaged, .what = "the file carries no checksum", .where = path()};

@@ -47,7 +47,7 @@ class SafetensorsWriter {
     std::stable_sort(order.begin(), order.end(), [this](std::size_t a, std::size_t b) {
       return bits_of(tensors_[a].dtype) > bits_of(tensors_[b].dtype);
     });
-    if (Status sound = check(path, order); !sound) return sound;
+    if (Status sound = examine(path, order); !sound) return sound;
     std::size_t digits = 0;
     std::string header = build_header(order, checksums, digits);
     if (to_index(header.size()) - 8 > SafetensorsLimits::header_bytes) {
@@ -75,7 +75,7 @@ class SafetensorsWriter {
   }
 
   /// What we write must be what we read.
-  Status check(const std::string& path, const std::vector<std::size_t>& order) const {
+  Status examine(const std::string& path, const std::vector<std::size_t>& order) const {
     if (to_index(tensors_.size()) > SafetensorsLimits::tensors) {
       return refuse("there are too many tensors", path, to_index(tensors_.size()), SafetensorsLimits::tensors);
     }

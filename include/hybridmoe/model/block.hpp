@@ -2,7 +2,7 @@
 /// @file block.hpp
 /// A block of the residual stream: h = x + mixer(norm(x)), y = h + channel(norm(h)); or both from one norm, in parallel.
 
-#include <hybridmoe/channel/none.hpp>
+#include <hybridmoe/channel/nothing.hpp>
 #include <hybridmoe/core/options.hpp>
 #include <hybridmoe/layer/check.hpp>
 #include <hybridmoe/norm/rms_norm.hpp>
@@ -33,15 +33,15 @@ struct Parallel : ArrangementTag {
 
 }  // namespace block
 
-/// A mixer over the sequence and a channel mixer per token (channel::None for none). Options: block::Norm<...>, block::Parallel.
-template <class Mixer_, class Channel_ = channel::None, class... Options>
+/// A mixer over the sequence and a channel mixer per token (channel::Nothing for none). Options: block::Norm<...>, block::Parallel.
+template <class Mixer_, class Channel_ = channel::Nothing, class... Options>
 struct Block {
   static_assert((has_a_tag<Options, block::NormTag, block::ArrangementTag> && ...), "an option of Block is neither block::Norm<...> nor an arrangement");
   using Mixer = Mixer_;
   using Channel = Channel_;
   using NormOption = Option<block::NormTag, block::Norm<norm::Rms<>>, Options...>;
   static constexpr bool parallel = Option<block::ArrangementTag, block::Sequential, Options...>::parallel;
-  static constexpr bool has_channel = !std::is_same_v<Channel, channel::None>;
+  static constexpr bool has_channel = !std::is_same_v<Channel, channel::Nothing>;
 
   template <class Env>
   struct Layer;
@@ -71,7 +71,7 @@ struct BindLayer {
   using type = typename Description::template Layer<Env>;
 };
 template <class Env>
-struct BindLayer<channel::None, Env> {
+struct BindLayer<channel::Nothing, Env> {
   using type = AbsentLayer;
 };
 

@@ -35,7 +35,7 @@ constexpr bool the_mixer_has_another_width_than_the_model() {
 /// The questions for one layer, in order; each is asked only if those before it were answered well.
 template <class Description, class Env>
 constexpr bool layer() {
-  if constexpr (std::is_same_v<Description, channel::None>) {
+  if constexpr (std::is_same_v<Description, channel::Nothing>) {
     return true;
   } else if constexpr (!Bindable<Description, Env>) {
     static_assert(Bindable<Description, Env>, "a Block's mixer, channel or norm is not a layer: it has no member template Layer<Environment>");

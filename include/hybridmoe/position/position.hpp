@@ -14,7 +14,7 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::position {
 struct Tag {};
 
 /// No encoding inside attention: learned positions at the embedding, or none at all.
-struct None : Tag {
+struct Nothing : Tag {
   static constexpr bool active = false;
   template <int size, class T>
   HYBRIDMOE_FUNCTION static void table(Index, T*, T*) {}

@@ -1,5 +1,5 @@
 #pragma once
-/// @file none.hpp
+/// @file nothing.hpp
 /// No channel mixer: blocks of one mixer only (Mamba-2, Nemotron-H).
 
 #include <hybridmoe/layer/layer.hpp>
@@ -7,6 +7,6 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::channel {
 
 /// In a Block: leave the second half out.
-struct None {};
+struct Nothing {};
 
 }  // namespace hybridmoe::channel

@@ -104,8 +104,11 @@ std::string describe() {
   using describe_detail::row;
   char line[160];
   std::snprintf(line, sizeof line, "%-22s %-6s %6s %14s %14s %14s %14s\n", "layer", "letter", "count", "parameters", "active", "FLOPs/token", "state bytes");
-  std::string text = "pattern \"" + std::string(M::LayerPattern::text()) + "\", " + std::to_string(M::layer_count) + " layers, width " +
-                     std::to_string(M::width) + ", vocabulary " + std::to_string(M::vocab) + ", context " + std::to_string(M::context) + "\n" + line;
+  std::string text = "pattern \"";
+  text += M::LayerPattern::text();
+  text += numbered("\", ", M::layer_count) += numbered(" layers, width ", M::width);
+  text += numbered(", vocabulary ", M::vocab) += numbered(", context ", M::context) += "\n";
+  text += line;
   const double outer = static_cast<double>(M::template outer_elements<float, Flat>);
   row(text, "embedding, norm, head", "", 1, outer, outer, 2.0 * static_cast<double>(M::vocab * M::width), 0);
   const auto slots = M::slots();

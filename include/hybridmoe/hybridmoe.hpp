@@ -1,0 +1,20 @@
+#pragma once
+/// @file hybridmoe.hpp
+/// The inline front door: everything that needs no library. kokkos.hpp and cuda.hpp add execution spaces; files and checkpoints
+/// are in io/, the laws for your own layers in check/.
+
+#include <hybridmoe/attention/softmax.hpp>
+#include <hybridmoe/channel/gelu.hpp>
+#include <hybridmoe/channel/gated.hpp>
+#include <hybridmoe/channel/moe.hpp>
+#include <hybridmoe/channel/nothing.hpp>
+#include <hybridmoe/channel/swiglu.hpp>
+#include <hybridmoe/generate/generate.hpp>
+#include <hybridmoe/generate/stepper.hpp>
+#include <hybridmoe/model/model.hpp>
+#include <hybridmoe/norm/layer_norm.hpp>
+#include <hybridmoe/norm/rms_norm.hpp>
+#include <hybridmoe/position/rotary.hpp>
+#include <hybridmoe/router/top_k.hpp>
+#include <hybridmoe/ssm/mamba2.hpp>
+#include <hybridmoe/train/fit.hpp>

@@ -143,7 +143,7 @@ class SafetensorsWriter {
       text += ":{\"dtype\":\"";
       text += name_of(tensor.dtype);
       text += "\",\"shape\":[";
-      for (Index axis = 0; axis < tensor.shape.rank; ++axis) text += (axis == 0 ? "" : ",") + std::to_string(tensor.shape[axis]);
+      for (Index axis = 0; axis < tensor.shape.rank; ++axis) text += numbered(axis == 0 ? "" : ",", tensor.shape[axis]);
       text += "],\"data_offsets\":[" + std::to_string(begin) + ',' + std::to_string(end) + "]}";
       separator = ",";
       begin = end;

@@ -98,7 +98,8 @@ Naive naive(const Settings& s, const Tensors& t, const std::vector<double>& x) {
       add_swiglu(t, "shared", s.shared, in, factor, out);
     }
   }
-  for (Index e = 0; e < s.count; ++e) r.auxiliary += s.balance * static_cast<double>(s.count) * load[to_size(e)] * mean[to_size(e)];
+  for (Index e = 0; e < s.count; ++e)
+    r.auxiliary += s.balance * static_cast<double>(s.count) * load[to_size(e)] * mean[to_size(e)];
   r.auxiliary += s.z * square;
   return r;
 }
@@ -211,7 +212,8 @@ void check_backward(const Settings& s, const Tensors& tensors, const std::vector
       return sum;
     };
     bool same = true;
-    const double near = loss(middle + h, same) - loss(middle - h, same), far = loss(middle + 2 * h, same) - loss(middle - 2 * h, same);
+    const double near = loss(middle + h, same) - loss(middle - h, same),
+                 far = loss(middle + 2 * h, same) - loss(middle - 2 * h, same);
     const double slope = (8 * near - far) / (12 * h);
     value = middle;
     ++all;
@@ -261,7 +263,8 @@ TEST_CASE("One of four and all of three experts, weighed by their probabilities 
 
 TEST_CASE("A shared expert, plain (DeepSeek) and scaled by a gate (Qwen2-MoE)") {
   constexpr hm::Experts experts{.count = 4, .active = 2, .hidden = 5};
-  check<Bound<channel::Moe<experts, Balanced<true>, channel::SwiGlu<9>>>>({4, 2, 5, Rule::renormalised, 9, false, balance, z}, 9, 4);
+  check<Bound<channel::Moe<experts, Balanced<true>, channel::SwiGlu<9>>>>({4, 2, 5, Rule::renormalised, 9, false, balance, z}, 9,
+                                                                          4);
   check<Bound<channel::Moe<experts, Balanced<false>, channel::Gated<channel::SwiGlu<3>>>>>(
       {4, 2, 5, Rule::probabilities, 3, true, balance, z}, 9, 5);
 }
@@ -321,7 +324,8 @@ TEST_CASE("Accounts and the causal flag are constants of the type") {
   STATIC_REQUIRE(Plain::flops_per_token(64).forward == 2.0 * (8 * width + 2 * 3 * width * 10));
   STATIC_REQUIRE(Plain::flops_per_token(64).training == 6.0 * (8 * width + 2 * 3 * width * 10));
   STATIC_REQUIRE(hm::element_count<Plain::Parameters<float, hm::Flat>, float> == 8 * width + 8 * 3 * width * 10);
-  using Loose = Bound<channel::Moe<hm::Experts{.count = 8, .active = {0, 4}, .hidden = 10}, test::Threshold, channel::Gated<channel::SwiGlu<3>>>>;
+  using Loose = Bound<
+      channel::Moe<hm::Experts{.count = 8, .active = {0, 4}, .hidden = 10}, test::Threshold, channel::Gated<channel::SwiGlu<3>>>>;
   constexpr Index shared = 3 * width * 3 + width;
   STATIC_REQUIRE(Loose::active_parameters() ==
                  hm::Spread{8 * width + shared, 8 * width + shared + 2 * 180, 8 * width + shared + 4 * 180});
@@ -338,7 +342,8 @@ TEST_CASE("A router that compares rows fits the same layer, and is told apart by
   std::vector<double> expected(x.size(), 0.0);
   for (Index e = 0; e < 4; ++e) {
     std::vector<std::pair<double, Index>> order;
-    for (Index row = 0; row < 12; ++row) order.push_back({-dot(tensors.at("router.weight"), e, x.data() + row * width, width), row});
+    for (Index row = 0; row < 12; ++row)
+      order.push_back({-dot(tensors.at("router.weight"), e, x.data() + row * width, width), row});
     std::sort(order.begin(), order.end());
     for (Index i = 0; i < 3; ++i) {
       const auto [negative, row] = order[to_size(i)];

@@ -125,7 +125,8 @@ void check(Index rows, const std::vector<double>& share, std::uint64_t seed) {
 
 TEST_CASE("Pairs are sorted by expert, stably by row, whatever the number of rows") {
   const std::vector<double> mixed{0.5, -1, 0.2, -9, 1, -0.5};
-  for (const Index rows : {0, 1, 2, 31, 32, 33, 255, 256, 257, 511, 513, 1000}) check(rows, mixed, 10 + static_cast<std::uint64_t>(rows));
+  for (const Index rows : {0, 1, 2, 31, 32, 33, 255, 256, 257, 511, 513, 1000})
+    check(rows, mixed, 10 + static_cast<std::uint64_t>(rows));
 }
 
 TEST_CASE("Extreme lists are dispatched: none anywhere, all to one expert, all slots used") {

@@ -119,9 +119,8 @@ struct SigmoidRouter {
   }
   template <class Space, class T>
   HYBRIDMOE_FUNCTION static void backward(const hm::Call<Space>& call, const Parameters<T, hm::Flat>& p,
-                                          hm::Rows<const T, width> x, const Tape<T>&,
-                                          const hm::router::Choice<T, most>& choice, const T* dweight, hm::Rows<T, width> dx,
-                                          Parameters<T, hm::Flat>& gradient) {
+                                          hm::Rows<const T, width> x, const Tape<T>&, const hm::router::Choice<T, most>& choice,
+                                          const T* dweight, hm::Rows<T, width> dx, Parameters<T, hm::Flat>& gradient) {
     using Product = hm::ops::Matmul<Space, T, count, width>;
     const Index rows = call.batch.rows;
     hm::Arena arena = call.arena;

@@ -65,7 +65,8 @@ struct Case {
     }
     double product = 0;
     for (Index e = 0; e < count; ++e) product += r.load[to_size(e)] * mean[to_size(e)];
-    r.value = static_cast<double>(options.balance) * static_cast<double>(count) * product + static_cast<double>(options.z) * square;
+    r.value =
+        static_cast<double>(options.balance) * static_cast<double>(count) * product + static_cast<double>(options.z) * square;
     return r;
   }
 

@@ -82,7 +82,9 @@ struct Gated {
     };
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent e) {
-      const Index own = e.training ? planned_bytes<Scratch<T>>(e.rows) + ops::Matmul<exec::Inline, T, 1, width>::workspace_bytes(e.rows, true) : 0;
+      const Index own =
+          e.training ? planned_bytes<Scratch<T>>(e.rows) + ops::Matmul<exec::Inline, T, 1, width>::workspace_bytes(e.rows, true)
+                     : 0;
       return own + InnerLayer::template workspace_bytes<T, Storage>(e);
     }
 
@@ -102,7 +104,7 @@ struct Gated {
       Arena arena = call.arena;
       const Scratch<T> s(arena, rows);
       call.space.each(divide_up(rows, gated_block), GatedBackwardKernel<T, width>{rows, p.output_gate.data, tape.scale, tape.out,
-                                                                                 dy.data, s.dinner, s.dgate, dx.data});
+                                                                                  dy.data, s.dinner, s.dgate, dx.data});
       ops::Matmul<Space, T, 1, width>::backward_weight(call.space, arena, rows, x.data, s.dgate, gradient.output_gate,
                                                        static_cast<T*>(nullptr));
       InnerLayer::backward(call.with(arena), p.inner, x, tape.inner, Rows<const T, width>{s.dinner}, dx, gradient.inner);

@@ -52,8 +52,8 @@ struct NotShared {
 template <Experts experts, class Router = router::TopK<>, class Shared = NotShared>
 struct Moe {
   static_assert(experts.count > 0 && experts.hidden > 0, "channel::Moe needs at least one expert and a positive Experts::hidden");
-  static_assert(0 <= experts.active.least && experts.active.least <= experts.active.most && experts.active.most <= experts.count &&
-                    experts.active.most > 0,
+  static_assert(0 <= experts.active.least && experts.active.least <= experts.active.most &&
+                    experts.active.most <= experts.count && experts.active.most > 0,
                 "Experts::active must lie between 0 and Experts::count, with a positive maximum");
 
   template <class Env>
@@ -133,7 +133,8 @@ struct Moe {
                                              Out<exec::Inline, T>::workspace_bytes(e.rows * most, e.training));
       const Index forward = planned_bytes<ForwardScratch<T>>(e) + products;
       const Index backward = e.training ? planned_bytes<BackwardScratch<T>>(e.rows) : 0;
-      const Index parts = larger(RouterLayer::template workspace_bytes<T, Storage>(e), SharedLayer::template workspace_bytes<T, Storage>(e));
+      const Index parts =
+          larger(RouterLayer::template workspace_bytes<T, Storage>(e), SharedLayer::template workspace_bytes<T, Storage>(e));
       return larger(larger(forward, Sort<exec::Inline>::workspace_bytes(e.rows)), backward + larger(products, parts));
     }
 

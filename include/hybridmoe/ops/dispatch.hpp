@@ -188,14 +188,14 @@ struct ExpertRows {
   }
   /// y[row] = Σ weight[row, slot]·out[place] in the order of expert numbers (zero where a row has no expert); += if `add`.
   template <bool add>
-  HYBRIDMOE_FUNCTION static void combine(const Space& space, Index rows, const Index* place, const T* weight, const T* out, T* y) {
+  HYBRIDMOE_FUNCTION static void combine(const Space& space, Index rows, const Index* place, const T* weight, const T* out,
+                                         T* y) {
     space.each(divide_up(rows, move_block), CombineKernel<T, width, most, add>{rows, place, weight, out, y});
   }
   /// dout[place] = weight·dy[row]; dweight[row, slot] = dy[row]·out[place] (0 for unused slots).
   HYBRIDMOE_FUNCTION static void combine_backward(const Space& space, Index rows, const Index* place, const T* weight,
                                                   const T* out, const T* dy, T* dout, T* dweight) {
-    space.each(divide_up(rows, move_block),
-               CombineBackwardKernel<T, width, most>{rows, place, weight, out, dy, dout, dweight});
+    space.each(divide_up(rows, move_block), CombineBackwardKernel<T, width, most>{rows, place, weight, out, dy, dout, dweight});
   }
 };
 

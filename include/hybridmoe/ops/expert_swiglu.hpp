@@ -7,9 +7,17 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 
-/// Rows that one item activates, and elements that go through a buffer of its own: so that input and output may be one array
-/// and the loop still becomes vector instructions.
-inline constexpr Index expert_swiglu_block = 16, expert_swiglu_piece = 64;
+/// Rows that one item activates.
+inline constexpr Index expert_swiglu_block = 16;
+
+/// Covers a row in pieces of a size that the compiler knows. A piece goes through a buffer of its own, so that input and output
+/// may be one array and the loop still becomes vector instructions.
+template <Index hidden, class Kernel>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void along(const Kernel& kernel, Index begin) {
+  constexpr Index piece = 64, rest = hidden % piece;
+  for (Index c = 0; c + piece <= hidden; c += piece) kernel.template piece<piece>(begin + c);
+  if constexpr (rest > 0) kernel.template piece<rest>(begin + hidden - rest);
+}
 
 template <class T, Index hidden>
 struct ExpertSwiGluKernel {
@@ -19,11 +27,11 @@ struct ExpertSwiGluKernel {
 
   HYBRIDMOE_FUNCTION void operator()(Index block) const {
     const Index end = smaller(*rows, (block + 1) * expert_swiglu_block);
-    for (Index row = block * expert_swiglu_block; row < end; ++row)
-      for (Index c = 0; c < hidden; c += expert_swiglu_piece) piece(row * hidden + c, smaller(expert_swiglu_piece, hidden - c));
+    for (Index row = block * expert_swiglu_block; row < end; ++row) along<hidden>(*this, row * hidden);
   }
-  HYBRIDMOE_FUNCTION void piece(Index at, Index size) const {
-    T value[expert_swiglu_piece];
+  template <Index size>
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void piece(Index at) const {
+    T value[size];
     for (Index i = 0; i < size; ++i) value[i] = activation::Silu::value(gate[at + i]) * up[at + i];
     for (Index i = 0; i < size; ++i) h[at + i] = value[i];
   }
@@ -37,11 +45,11 @@ struct ExpertSwiGluBackwardKernel {
 
   HYBRIDMOE_FUNCTION void operator()(Index block) const {
     const Index end = smaller(*rows, (block + 1) * expert_swiglu_block);
-    for (Index row = block * expert_swiglu_block; row < end; ++row)
-      for (Index c = 0; c < hidden; c += expert_swiglu_piece) piece(row * hidden + c, smaller(expert_swiglu_piece, hidden - c));
+    for (Index row = block * expert_swiglu_block; row < end; ++row) along<hidden>(*this, row * hidden);
   }
-  HYBRIDMOE_FUNCTION void piece(Index at, Index size) const {
-    T by_gate[expert_swiglu_piece], by_up[expert_swiglu_piece];
+  template <Index size>
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void piece(Index at) const {
+    T by_gate[size], by_up[size];
     for (Index i = 0; i < size; ++i) {
       const ValueAndSlope<T> f = activation::Silu::both(gate[at + i]);
       by_up[i] = dh[at + i] * f.value;
@@ -58,7 +66,8 @@ struct ExpertSwiGluBackwardKernel {
 template <class Space, class T, Index hidden>
 struct ExpertSwiGlu {
   /// h = silu(gate)·up
-  HYBRIDMOE_FUNCTION static void forward(const Space& space, Index most_rows, const Index* rows, const T* gate, const T* up, T* h) {
+  HYBRIDMOE_FUNCTION static void forward(const Space& space, Index most_rows, const Index* rows, const T* gate, const T* up,
+                                         T* h) {
     space.each(divide_up(most_rows, expert_swiglu_block), ExpertSwiGluKernel<T, hidden>{rows, gate, up, h});
   }
   /// dgate and dup are assigned.

@@ -102,16 +102,16 @@ template <class Space, class T, Index count, Index most>
 struct ChooseSoftmax {
   /// expert, weight: [rows, most], assigned, experts ascending, unused tail −1 and 0. probability [rows, count] and
   /// log_sum [rows] (the logarithm of the softmax's denominator) are assigned unless null (both or neither).
-  HYBRIDMOE_FUNCTION static void forward(const Space& space, Index rows, Index k, bool renormalise, const T* score,
-                                         Index* expert, T* weight, T* probability, T* log_sum) {
-    space.each(divide_up(rows, choice_block), ChooseSoftmaxKernel<T, count, most>{rows, k, renormalise, score, expert, weight,
-                                                                                  probability, log_sum});
+  HYBRIDMOE_FUNCTION static void forward(const Space& space, Index rows, Index k, bool renormalise, const T* score, Index* expert,
+                                         T* weight, T* probability, T* log_sum) {
+    space.each(divide_up(rows, choice_block),
+               ChooseSoftmaxKernel<T, count, most>{rows, k, renormalise, score, expert, weight, probability, log_sum});
   }
   /// dscore [rows, count] is assigned; the choice itself is a constant. dweight: [rows, most].
   HYBRIDMOE_FUNCTION static void backward(const Space& space, Index rows, bool renormalise, const Index* expert, const T* weight,
                                           const T* probability, const T* dweight, T* dscore) {
-    space.each(divide_up(rows, choice_block), ChooseSoftmaxBackwardKernel<T, count, most>{rows, renormalise, expert, weight,
-                                                                                          probability, dweight, dscore});
+    space.each(divide_up(rows, choice_block),
+               ChooseSoftmaxBackwardKernel<T, count, most>{rows, renormalise, expert, weight, probability, dweight, dscore});
   }
 };
 

@@ -94,8 +94,8 @@ struct Balance {
     space.each(1, BalanceTotalKernel<T, count>{rows, blocks(rows), balance, z, scratch.partial, load, value});
   }
   /// dscore[rows, count] += the gradient of the value by the scores (f is a constant).
-  HYBRIDMOE_FUNCTION static void backward(const Space& space, Index rows, T balance, T z, const T* probability,
-                                          const T* log_sum, const T* load, T* dscore) {
+  HYBRIDMOE_FUNCTION static void backward(const Space& space, Index rows, T balance, T z, const T* probability, const T* log_sum,
+                                          const T* load, T* dscore) {
     space.each(blocks(rows), BalanceBackwardKernel<T, count>{rows, balance, z, probability, log_sum, load, dscore});
   }
 };

@@ -2,7 +2,7 @@
 /// @file router.hpp
 /// What a router is: it gives every token a list of experts and weights, from none to `most` of them, and learns.
 ///
-/// A router is a description with `template <class Environment, Index count, Index least, Index most> struct Layer`, whose layer has
+/// A router is a description with `template <class Env, Index count, Index least, Index most> struct Layer`, whose layer has
 ///
 ///   width, count, least, target, most   constants: row width; experts; how many a token gets at least, as a rule, at most
 ///   causal                              whether a token's list depends on that token alone. Expert choice, for one, is not: it
@@ -52,10 +52,9 @@ concept Router =
       { R::active_parameters() } -> std::same_as<Spread>;
       { R::flops_per_token() } -> std::same_as<Flops>;
       { R::template workspace_bytes<T, Storage>(Extent{}) } -> std::same_as<Index>;
-    } &&
-    requires(const Call<Space>& call, const typename R::template Parameters<T, Storage>& p,
-             typename R::template Parameters<T, Flat>& gradient, Rows<const T, R::width> x, Rows<T, R::width> dx,
-             const Choice<T, R::most>& choice, const typename R::template Tape<T>& tape, const T* dweight) {
+    } && requires(const Call<Space>& call, const typename R::template Parameters<T, Storage>& p,
+                  typename R::template Parameters<T, Flat>& gradient, Rows<const T, R::width> x, Rows<T, R::width> dx,
+                  const Choice<T, R::most>& choice, const typename R::template Tape<T>& tape, const T* dweight) {
       R::forward(call, p, x, choice, tape);
       R::backward(call, p, x, tape, choice, dweight, dx, gradient);
       { R::template losses<T>(tape) } -> std::same_as<Losses<T>>;

@@ -20,7 +20,7 @@ template <TopKOptions options = TopKOptions{}>
 struct TopK {
   template <class Environment, Index count_, Index least_, Index most_>
   struct Layer {
-    static_assert(least_ == most_, "router::TopK gives every token the same number of experts; Experts::active must be one number");
+    static_assert(least_ == most_, "router::TopK gives every token equally many experts: Experts::active must be one number");
     static_assert(most_ > 0 && most_ <= count_, "router::TopK needs at least one active expert and no more than there are");
     static_assert(most_ > 1 || count_ == 1 || !options.renormalise,
                   "one renormalised expert always weighs 1 and its router learns nothing; set TopKOptions::renormalise to false");

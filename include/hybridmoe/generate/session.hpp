@@ -43,7 +43,7 @@ class Session {
     Session session(model, options);
     if (!session.states_ || !session.arena_ || !session.indices_ || !session.tokens_ || !session.logits_)
       return Error{Code::out_of_memory, "no memory for the states of the sequences", "session", Error::unset, options.sequences * D::template state_stride<T>()};
-    return session;
+    return Result<Session>(std::move(session));
   }
 
   /// Forgets a sequence: its next token takes position 0.

@@ -56,7 +56,7 @@ class Trainer {
     Trainer trainer(model, text, options);
     if (!trainer.gradient_ || !trainer.first_ || !trainer.second_ || !trainer.arena_ || !trainer.indices_ || !trainer.tokens_ || !trainer.scalars_)
       return Error{Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset, 4 * Model::bytes + trainer.arena_bytes()};
-    return trainer;
+    return Result<Trainer>(std::move(trainer));
   }
 
   /// One optimizer step. On NaN or infinity: an error that names the first layer (or tensor) and the step; parameters and moments

@@ -28,7 +28,7 @@ std::string events_of(const std::string& text) {
       case Json::array_end: events += "]"; break;
       case Json::key: events += "k" + token.decoded() + "\n"; break;
       case Json::string: events += "s" + token.decoded() + "\n"; break;
-      case Json::number: events += "d" + std::to_string(std::strtod(std::string(token.text).c_str(), nullptr)) + "\n"; break;
+      case Json::number: events += "d" + std::to_string(std::strtod(std::string(token.text).c_str(), nullptr) + 0.0) + "\n"; break;
       case Json::yes: events += "t"; break;
       case Json::no: events += "f"; break;
       case Json::null: events += "n"; break;
@@ -43,7 +43,7 @@ struct Oracle : nlohmann::json_sax<nlohmann::json> {
   std::string events;
   bool number_overflowed = false;
   bool add(const std::string& event) { return events += event, true; }
-  bool number(double value) { return add("d" + std::to_string(value) + "\n"); }
+  bool number(double value) { return add("d" + std::to_string(value + 0.0) + "\n"); }  // -0 and 0 are one
   bool null() override { return add("n"); }
   bool boolean(bool value) override { return add(value ? "t" : "f"); }
   bool number_integer(number_integer_t value) override { return number(static_cast<double>(value)); }
@@ -152,8 +152,9 @@ TEST_CASE("a pull parser reads what nlohmann-json reads and refuses what it refu
       Oracle oracle;
       nlohmann::json::sax_parse(text, &oracle);
       const std::string ours = events_of(text);
-      // nlohmann skips a byte order mark and refuses numbers that a double cannot hold; strict JSON does neither.
-      const bool excused = oracle.number_overflowed || text.starts_with("\xEF\xBB\xBF");
+      // nlohmann skips a byte order mark, takes a zero byte for the end and refuses numbers that a double cannot hold; strict
+      // JSON does none of these.
+      const bool excused = oracle.number_overflowed || text.starts_with("\xEF\xBB\xBF") || text.find('\0') != std::string::npos;
       if (!excused && ours != oracle.events) {
         CAPTURE(text);
         REQUIRE(ours == oracle.events);
@@ -312,18 +313,18 @@ TEST_CASE("UTF-8 is exactly what the standard says") {
     const bool surrogate = point >= 0xD800 && point <= 0xDFFF;
     if (io::utf8_fault(text).has_value() != surrogate) FAIL("code point " << point);
   }
-  // Nothing else is: of all strings of three bytes, exactly as many are UTF-8 as there are ways to fill three bytes.
+  // Nothing else is: of the strings of three bytes that begin with any of these, exactly as many are UTF-8 as there are ways to
+  // fill three bytes.
   Index valid = 0;
-  for (unsigned bytes = 0; bytes < 1u << 24; ++bytes) {
-    const char text[] = {static_cast<char>(bytes >> 16), static_cast<char>(bytes >> 8), static_cast<char>(bytes)};
-    if ((bytes >> 16) < 0x80 && (bytes & 0x8080) == 0) {
-      ++valid;
-      continue;
+  for (unsigned first = 0; first <= 0xFF; ++first) {
+    if (first < 0xC0 && first != 0 && first != 0x7F && first != 0x80 && first != 0xBF) continue;
+    for (unsigned rest = 0; rest < 1u << 16; ++rest) {
+      const char text[] = {static_cast<char>(first), static_cast<char>(rest >> 8), static_cast<char>(rest)};
+      valid += !io::utf8_fault({text, 3}).has_value();
     }
-    valid += !io::utf8_fault({text, 3}).has_value();
   }
   const Index one = 0x80, two = 0x800 - 0x80, three = 0x10000 - 0x800 - 0x800;
-  CHECK(valid == one * one * one + 2 * one * two + three);
+  CHECK(valid == 2 * (one * one + two) + two * one + three);
   // Four bytes: those that begin with F0 … FF.
   valid = 0;
   for (unsigned first = 0xF0; first <= 0xFF; ++first) {

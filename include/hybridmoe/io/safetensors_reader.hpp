@@ -92,7 +92,7 @@ class SafetensorsFile {
   Status read(const TensorInfo& tensor, Index first, Index rows, T* out) const {
     const Index all = tensor.shape.rows(), width = tensor.shape.row_elements();
     if (first < 0 || rows < 0 || first > all || rows > all - first) {
-      return Error{.code = Code::bad_argument, .what = "the rows lie outside the tensor", .where = place(tensor), .got = first + rows, .expected = all};
+      return Error{.code = Code::bad_argument, .what = "the rows lie outside the tensor", .where = place(tensor), .got = rows, .expected = all};
     }
     return read_elements(tensor, first * width, rows * width, out);
   }

@@ -13,7 +13,7 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 
-/// Whether to spend one more pass over the data on a checksum in the header, for SafetensorsFile::verify.
+/// Whether to spend one more pass over the data on a checksum in the header, for SafetensorsFile::compare_checksum.
 enum class Checksums { none, whole_file };
 
 /// Collects tensors (their memory must live until write()) and strings, and writes them. write() may be called again, for

@@ -54,7 +54,7 @@ class Buffer {
  public:
   Buffer() = default;
   Buffer(Space space, Index bytes)
-      : space_(std::move(space)), data_(Memory<Space>::allocate(space_, bytes)), bytes_(data_ == nullptr ? 0 : bytes) {}
+      : space_(space), data_(Memory<Space>::allocate(space, bytes)), bytes_(data_ == nullptr ? 0 : bytes) {}
   Buffer(Buffer&& other) noexcept
       : space_(other.space_), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {

@@ -2,6 +2,7 @@
 /// @file language_model.hpp
 /// A decoder language model as a type: sizes, a pattern, slots. It holds no data; Model<> does.
 
+#include <hybridmoe/layer/products.hpp>
 #include <hybridmoe/model/check.hpp>
 #include <hybridmoe/model/stack.hpp>
 #include <hybridmoe/ops/cross_entropy.hpp>
@@ -89,7 +90,8 @@ struct LanguageBody {
   static constexpr auto table = Layers::template table<T, Storage>(slots(), outer_elements<T, Storage>);
   template <class T, class Storage>
   HYBRIDMOE_FUNCTION static typename Layers::Layers layers() {
-    return {table<T, Storage>.data(), layer_count};
+    static constexpr auto here = table<T, Storage>;  // device code reaches a function's own constants, not those of a class
+    return {here.data(), layer_count};
   }
 
   /// Elements of the parameter buffer (with the padding of packed panels), bytes of one sequence's state.

@@ -1,0 +1,235 @@
+#pragma once
+/// @file block.hpp
+/// The register block: the one loop in which all products of the library are summed. A few rows times a few registers of
+/// columns are held in registers while k runs upward, one fused multiply-add per term.
+
+#include <hybridmoe/ops/cpu/vector.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI::ops::cpu {
+
+/// c = start + a·b on a block. Element (r, k) of a is a[r·a_row + k·a_k], (k, j) of b is b[k·b_row + j], (r, j) of c is
+/// c[r·c_row + j]; `start` is as c with its own row stride (0: one row for all, a bias), or null for zero; it may be c itself.
+template <class T>
+struct Operands {
+  const T* a;
+  Index a_row, a_k;
+  const T* b;
+  Index b_row;
+  const T* start;
+  Index start_row;
+  T* c;
+  Index c_row;
+
+  /// The same product from another row or column on.
+  HYBRIDMOE_FUNCTION Operands from_row(Index row) const {
+    Operands next = *this;
+    next.a += row * a_row;
+    if (start != nullptr) next.start += row * start_row;
+    next.c += row * c_row;
+    return next;
+  }
+  HYBRIDMOE_FUNCTION Operands from_column(Index column) const {
+    Operands next = *this;
+    next.b += column;
+    if (start != nullptr) next.start += column;
+    next.c += column;
+    return next;
+  }
+  /// The rest of the sum, from term k on, continued on what c holds.
+  HYBRIDMOE_FUNCTION Operands from_term(Index k) const {
+    Operands next = *this;
+    next.a += k * a_k;
+    next.b += k * b_row;
+    next.start = c;
+    next.start_row = c_row;
+    return next;
+  }
+};
+
+#if HYBRIDMOE_VECTOR
+
+/// Numbers in a register.
+template <class T>
+inline constexpr int register_lanes = register_bytes / static_cast<int>(sizeof(T));
+/// Rows of a block of two registers of columns, such that the sums, a piece of b and a number of a fit in the registers.
+inline constexpr int block_rows = register_count == 32 ? 12 : 6;
+/// Rows of a block of four registers of columns, or 0 where the narrow block is as good for few rows.
+inline constexpr int wide_rows = register_count == 32 ? 0 : 3;
+/// Columns that the narrow block takes at a time.
+template <class T>
+inline constexpr int block_columns = 2 * register_lanes<T>;
+
+template <class T, int lanes, int rows, int registers>
+[[gnu::noinline]] void multiply_block(Index depth, const Operands<T>& operands) {
+  using V = Vector<T, lanes>;
+  constexpr int pointers = (rows + 2) / 3;  // three rows share one, so that twelve rows need few address registers
+  const auto [a, a_row, a_k, b, b_row, start, start_row, c, c_row] = operands;
+  V sum[rows][registers];
+#pragma GCC unroll 12
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < registers; ++j)
+      sum[r][j] = start == nullptr ? V{} : load<T, lanes>(start + r * start_row + j * lanes);
+  }
+  const T* row[pointers];
+#pragma GCC unroll 4
+  for (int g = 0; g < pointers; ++g) row[g] = a + 3 * g * a_row;
+  const T* line = b;
+  for (Index k = 0; k < depth; ++k) {
+    // Whichever of a's column and b's line is shorter stays in registers; the other passes through one.
+    if constexpr (rows < registers) {
+      V factor[rows];
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) {
+        factor[r] = splat<T, lanes>(row[r / 3][r % 3 * a_row]);
+        keep(factor[r]);
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < registers; ++j) {
+        V term = load<T, lanes>(line + j * lanes);
+        keep(term);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) sum[r][j] = fused_lanes(factor[r], term, sum[r][j]);
+      }
+    } else {
+      V term[registers];
+#pragma GCC unroll 4
+      for (int j = 0; j < registers; ++j) {
+        term[j] = load<T, lanes>(line + j * lanes);
+        keep(term[j]);
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < rows; ++r) {
+        const V factor = splat<T, lanes>(row[r / 3][r % 3 * a_row]);
+#pragma GCC unroll 4
+        for (int j = 0; j < registers; ++j) sum[r][j] = fused_lanes(factor, term[j], sum[r][j]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < pointers; ++g) row[g] += a_k;
+    line += b_row;
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < registers; ++j) store<T, lanes>(c + r * c_row + j * lanes, sum[r][j]);
+  }
+}
+
+/// A block of 1 … most rows.
+template <class T, int lanes, int registers, int most>
+void multiply_rows(Index rows, Index depth, const Operands<T>& operands) {
+  if constexpr (most > 0) {
+    if (rows == most) {
+      multiply_block<T, lanes, most, registers>(depth, operands);
+    } else {
+      multiply_rows<T, lanes, registers, most - 1>(rows, depth, operands);
+    }
+  }
+}
+
+/// Any number of rows, as blocks that are nearly alike: of 13 rows, 7 and 6.
+template <class T, int lanes, int registers>
+void multiply_tall(Index rows, Index depth, const Operands<T>& operands) {
+  for (Index row = 0; row < rows;) {
+    const Index left = rows - row;
+    const Index taken = divide_up(left, divide_up(left, block_rows));
+    multiply_rows<T, lanes, registers, block_rows>(taken, depth, operands.from_row(row));
+    row += taken;
+  }
+}
+
+/// Any number of rows times `groups` groups of block_columns.
+template <class T>
+void multiply_groups(Index rows, Index depth, Index groups, const Operands<T>& operands) {
+  constexpr int lanes = register_lanes<T>;
+  Index wide = 0, narrow_groups_of_wide = 0;
+  if constexpr (wide_rows > 0) {
+    // Up to three rows beyond the multiple of six keep the multipliers busy only in wide blocks.
+    const Index over = rows % block_rows;
+    if (groups > 1 && over <= wide_rows) wide = over == 1 && rows > block_rows ? wide_rows : over;
+    narrow_groups_of_wide = groups % 2;
+  }
+  const Index tall = rows - wide;
+  if (tall > 0) {
+    for (Index g = 0; g < groups; ++g)
+      multiply_tall<T, lanes, 2>(tall, depth, operands.from_column(g * block_columns<T>));
+  }
+  if constexpr (wide_rows > 0) {
+    if (wide == 0) return;
+    const Operands<T> last = operands.from_row(tall);
+    for (Index g = 0; g + 2 <= groups; g += 2)
+      multiply_rows<T, lanes, 4, wide_rows>(wide, depth, last.from_column(g * block_columns<T>));
+    if (narrow_groups_of_wide > 0) multiply_tall<T, lanes, 2>(wide, depth, last.from_column((groups - 1) * block_columns<T>));
+  }
+}
+
+/// Any number of rows times fewer than block_columns columns, in ever smaller registers.
+template <class T, int columns, int lanes = register_lanes<T>>
+void multiply_rest(Index rows, Index depth, const Operands<T>& operands) {
+  if constexpr (columns > 0) {
+    if constexpr (lanes * sizeof(T) <= 8) {
+      multiply_tall<T, 1, columns>(rows, depth, operands);
+    } else {
+      constexpr int whole = columns / lanes * lanes;
+      if constexpr (whole > 0) multiply_tall<T, lanes, 1>(rows, depth, operands);
+      constexpr int next = lanes * sizeof(T) > 16 ? lanes / 2 : 1;
+      multiply_rest<T, columns - whole, next>(rows, depth, operands.from_column(whole));
+    }
+  }
+}
+
+#else
+
+template <class T>
+inline constexpr int block_columns = 8;
+inline constexpr int block_rows = 4;
+
+/// Any number of rows times `columns` ≤ block_columns columns, for compilers without vector extensions and for devices.
+template <class T>
+HYBRIDMOE_FUNCTION void multiply_plain(Index rows, Index depth, Index columns, const Operands<T>& operands) {
+  for (Index from = 0; from < rows; from += block_rows) {
+    const Operands<T> o = operands.from_row(from);
+    const Index count = smaller(block_rows, rows - from);
+    T sum[block_rows][block_columns<T>];
+    for (int r = 0; r < block_rows; ++r) {
+      for (int j = 0; j < block_columns<T>; ++j)
+        sum[r][j] = o.start != nullptr && r < count && j < columns ? o.start[r * o.start_row + j] : T(0);
+    }
+    for (Index k = 0; k < depth; ++k) {
+      T term[block_columns<T>];
+      for (int j = 0; j < block_columns<T>; ++j) term[j] = j < columns ? o.b[k * o.b_row + j] : T(0);
+      for (int r = 0; r < block_rows; ++r) {
+        const T factor = r < count ? o.a[r * o.a_row + k * o.a_k] : T(0);
+        for (int j = 0; j < block_columns<T>; ++j) sum[r][j] = fused(factor, term[j], sum[r][j]);
+      }
+    }
+    for (int r = 0; r < block_rows; ++r) {
+      for (int j = 0; j < block_columns<T>; ++j)
+        if (r < count && j < columns) o.c[r * o.c_row + j] = sum[r][j];
+    }
+  }
+}
+
+template <class T>
+HYBRIDMOE_FUNCTION void multiply_groups(Index rows, Index depth, Index groups, const Operands<T>& operands) {
+  for (Index g = 0; g < groups; ++g)
+    multiply_plain(rows, depth, block_columns<T>, operands.from_column(g * block_columns<T>));
+}
+
+template <class T, int columns>
+HYBRIDMOE_FUNCTION void multiply_rest(Index rows, Index depth, const Operands<T>& operands) {
+  if constexpr (columns > 0) multiply_plain(rows, depth, columns, operands);
+}
+
+#endif  // HYBRIDMOE_VECTOR
+
+/// Any number of rows times static columns.
+template <class T, int columns>
+HYBRIDMOE_FUNCTION void multiply_columns(Index rows, Index depth, const Operands<T>& operands) {
+  constexpr int groups = columns / block_columns<T>;
+  if constexpr (groups > 0) multiply_groups(rows, depth, groups, operands);
+  multiply_rest<T, columns % block_columns<T>>(rows, depth, operands.from_column(groups * block_columns<T>));
+}
+
+}  // namespace hybridmoe::ops::cpu

@@ -1,0 +1,94 @@
+#pragma once
+/// @file count_laws.hpp
+/// Law 5 on a Subject: what a layer declares about its size and cost is what can be counted.
+
+#include <algorithm>
+#include <cstring>
+
+#include <hybridmoe/check/subject.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI::check {
+
+/// What parameters one token meets.
+struct Touched {
+  Index elements = 0;
+  Index in_matrices = 0;
+};
+
+/// Counts the tensors without which the last row of a sequence would have come out otherwise.
+template <class T>
+Touched touched_by_a_token(Subject<T>& subject, const Options& options) {
+  const LayerFacts& facts = subject.facts;
+  BatchPlan plan;
+  plan.add(0, 0, gradient_lengths(facts, options).front());
+  const Index last = (plan.rows() - 1) * facts.width;
+  std::vector<T> parameters = subject.random_parameters(options.seed + 3);
+  Training<T> run;
+  run.x = Dice(options.seed, "touched").normals<T>(plan.rows() * facts.width);
+  subject.set_parameters(parameters);
+  subject.train(plan, run);
+  const std::vector<T> base = run.y;
+  Touched touched;
+  for (const TensorFacts& tensor : facts.tensors) {
+    std::vector<T> moved = parameters;
+    for (Index i = 0; i < tensor.size; ++i) moved[to_size(tensor.offset + i)] = moved[to_size(tensor.offset + i)] * T(1.25) + T(0.1);
+    subject.set_parameters(moved);
+    subject.train(plan, run);
+    if (std::memcmp(run.y.data() + last, base.data() + last, to_size(facts.width) * sizeof(T)) == 0) continue;
+    touched.elements += tensor.size;
+    if (tensor.matrix) touched.in_matrices += tensor.size;
+  }
+  subject.set_parameters(parameters);
+  return touched;
+}
+
+/// A batch of fewer rows or sequences must fit where a larger one does.
+inline void plans_grow(const LayerFacts& facts, Report& report) {
+  for (const bool training : {false, true}) {
+    for (const Index rows : {Index{1}, Index{2}, Index{7}, Index{8}, Index{31}, facts.chunk, 2 * facts.chunk}) {
+      for (Index sequences = 1; sequences <= 3; ++sequences) {
+        for (const Extent wider : {Extent{rows + 1, sequences, training}, Extent{rows, sequences + 1, training}}) {
+          const Extent extent{rows, sequences, training};
+          report.comparisons += 2;
+          if (facts.tape_bytes(extent) > facts.tape_bytes(wider)) report.fail("law 5: a larger batch plans a smaller tape");
+          if (facts.workspace_bytes(extent) > facts.workspace_bytes(wider)) report.fail("law 5: a larger batch declares less workspace");
+        }
+      }
+    }
+  }
+}
+
+/// Parameters, active parameters, operations, states.
+template <class T>
+void declared_counts(Subject<T>& subject, const Options& options, Report& report) {
+  const LayerFacts& facts = subject.facts;
+  const auto declares = [&](bool holds, const std::string& sentence) {
+    ++report.comparisons;
+    if (!holds) report.fail("law 5: " + sentence);
+  };
+  plans_grow(facts, report);
+
+  const Spread active = facts.active;
+  declares(0 <= active.least && active.least <= active.target && active.target <= active.most && active.most <= facts.elements,
+           "active_parameters() must have least <= target <= most <= all parameters");
+  const Touched touched = touched_by_a_token(subject, options);
+  declares(active.least <= touched.elements && touched.elements <= active.most,
+           "a token meets " + std::to_string(touched.elements) + " parameters, and active_parameters() declares " +
+               std::to_string(active.least) + " to " + std::to_string(active.most));
+
+  const Flops one = facts.flops(1), far = facts.flops(facts.context);
+  if (active.least == active.most) {
+    declares(one.forward >= 1.9 * static_cast<double>(touched.in_matrices),
+             "flops_per_token declares " + number(one.forward) + " operations forward, less than its matrices alone take");
+  }
+  declares(one.training >= 2 * one.forward && one.training <= 6 * one.forward,
+           "flops_per_token must take training (forward and backward) for about three times forward");
+  declares(far.forward >= one.forward && far.training >= one.training, "flops_per_token shrinks with the context");
+
+  const Index carried = facts.recurrent_elements + facts.cache_elements_per_token(facts.context) * facts.context;
+  declares(facts.recurrent_elements >= 0 && carried <= facts.state_elements,
+           "recurrent_elements and cache_elements_per_token declare " + std::to_string(carried) + " elements, and State has " +
+               std::to_string(facts.state_elements));
+}
+
+}  // namespace hybridmoe::check

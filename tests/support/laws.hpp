@@ -1,0 +1,34 @@
+#pragma once
+// The one line of a layer's laws: everywhere<Description, Environment>() in a TEST_CASE.
+
+#include <string>
+
+#include <catch2/catch_test_macros.hpp>
+#include <hybridmoe/check/laws.hpp>
+#include <support/allocations.hpp>
+#include <support/spaces.hpp>
+
+namespace test {
+
+/// Laws 1 to 5 in double and float, flat and packed, on every space of the build; all spaces of the host must give one set of
+/// bits per number type.
+template <class Description, class Env>
+void laws_everywhere(hybridmoe::check::Options options = {}) {
+  namespace check = hybridmoe::check;
+  options.allocations = allocations;
+  std::uint64_t bits[2] = {};
+  for_each_space([&](const auto& place, const std::string& name) {
+    if (name != "Inline") options.allocations = nullptr;  // threads and their runtime may allocate
+    const check::Report reports[2] = {check::laws<Description, Env, double, hybridmoe::Packed>(place, options),
+                                      check::laws<Description, Env, float, hybridmoe::Packed>(place, options)};
+    for (int i = 0; i < 2; ++i) {
+      INFO(name << (i == 0 ? ", double: " : ", float: ") << reports[i].text());
+      CHECK(reports[i]);
+      if (name == "Cuda") continue;
+      if (bits[i] == 0) bits[i] = reports[i].bits;
+      CHECK(reports[i].bits == bits[i]);
+    }
+  });
+}
+
+}  // namespace test

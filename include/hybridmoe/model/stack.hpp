@@ -69,44 +69,17 @@ struct Stack {
   /// result.
   template <class Space, class T, class Storage>
   HYBRIDMOE_FUNCTION static T* forward(const Call<Space>& call, Layers layers, const T* parameters, Storage, std::byte* states, Index state_stride,
-                                       T* a, T* b) {
-    for (Index l = 0; l < layers.count; ++l) {
-      Call<Space> inner = call;
-      inner.layer = l;
-      infer_one<0, Storage>(inner, layers.entries[l], parameters, states, state_stride, a, b);
-      std::swap(a, b);
-    }
-    return a;
-  }
+                                       T* a, T* b);
 
   /// Training: streams [layers + 1][rows, width], the first filled by the caller, keep every layer's input; tapes go to `tapes`
   /// layer after layer, or to scratch if they are to be recomputed.
   template <class Space, class T>
-  HYBRIDMOE_FUNCTION static void forward_training(const Call<Space>& call, Layers layers, const T* parameters, T* streams, Arena tapes, bool recompute) {
-    const Index step = call.batch.rows * width;
-    for (Index l = 0; l < layers.count; ++l) {
-      Call<Space> inner = call;
-      inner.layer = l;
-      Arena& home = recompute ? inner.arena : tapes;
-      train_one<0>(inner, layers.entries[l], parameters, streams + l * step, streams + (l + 1) * step, home);
-    }
-  }
+  HYBRIDMOE_FUNCTION static void forward_training(const Call<Space>& call, Layers layers, const T* parameters, T* streams, Arena tapes, bool recompute);
 
   /// The way back: d holds the gradient by the last stream; returns the buffer (d or other) that holds it by the first.
   template <class Space, class T>
   HYBRIDMOE_FUNCTION static T* backward(const Call<Space>& call, Layers layers, const T* parameters, T* gradient, T* streams, Arena tapes, bool recompute,
-                                        T* d, T* other) {
-    const Index step = call.batch.rows * width;
-    for (Index l = layers.count - 1; l >= 0; --l) {
-      Call<Space> inner = call;
-      inner.layer = l;
-      ops::zero(call.space, step, other);
-      const Arena home = recompute ? Arena{} : tape_of<T>(tapes, layers, l, call.batch);
-      backward_one<0>(inner, layers.entries[l], parameters, gradient, streams + l * step, streams + (l + 1) * step, home, recompute, d, other);
-      std::swap(d, other);
-    }
-    return d;
-  }
+                                        T* d, T* other);
 
   /// The bytes of all tapes (of the largest one, if recomputed).
   template <class T>
@@ -169,4 +142,49 @@ struct Stack {
   }
 };
 
+// Outside the class, so that they are not inline: `extern template` then keeps all layers out of a unit.
+template <class Env, class... Blocks>
+template <class Space, class T, class Storage>
+HYBRIDMOE_FUNCTION T* Stack<Env, Blocks...>::forward(const Call<Space>& call, Layers layers, const T* parameters, Storage,
+                                                     std::byte* states, Index state_stride, T* a, T* b) {
+  for (Index l = 0; l < layers.count; ++l) {
+    Call<Space> inner = call;
+    inner.layer = l;
+    infer_one<0, Storage>(inner, layers.entries[l], parameters, states, state_stride, a, b);
+    std::swap(a, b);
+  }
+  return a;
+}
+
+template <class Env, class... Blocks>
+template <class Space, class T>
+HYBRIDMOE_FUNCTION void Stack<Env, Blocks...>::forward_training(const Call<Space>& call, Layers layers, const T* parameters,
+                                                                T* streams, Arena tapes, bool recompute) {
+  const Index step = call.batch.rows * width;
+  for (Index l = 0; l < layers.count; ++l) {
+    Call<Space> inner = call;
+    inner.layer = l;
+    Arena& home = recompute ? inner.arena : tapes;
+    train_one<0>(inner, layers.entries[l], parameters, streams + l * step, streams + (l + 1) * step, home);
+  }
+}
+
+template <class Env, class... Blocks>
+template <class Space, class T>
+HYBRIDMOE_FUNCTION T* Stack<Env, Blocks...>::backward(const Call<Space>& call, Layers layers, const T* parameters, T* gradient,
+                                                      T* streams, Arena tapes, bool recompute, T* d, T* other) {
+  const Index step = call.batch.rows * width;
+  for (Index l = layers.count - 1; l >= 0; --l) {
+    Call<Space> inner = call;
+    inner.layer = l;
+    ops::zero(call.space, step, other);
+    const Arena home = recompute ? Arena{} : tape_of<T>(tapes, layers, l, call.batch);
+    backward_one<0>(inner, layers.entries[l], parameters, gradient, streams + l * step, streams + (l + 1) * step, home, recompute,
+                    d, other);
+    std::swap(d, other);
+  }
+  return d;
+}
+
 }  // namespace hybridmoe
+

@@ -2,7 +2,7 @@
 // Routers for tests: one with lists of any length, none included, and one that may not stand in a decoder. Also a space that
 // runs items backwards.
 
-#include <hybridmoe/ops/matmul.hpp>
+#include <hybridmoe/layer/products.hpp>
 #include <hybridmoe/ops/top_k.hpp>
 #include <hybridmoe/router/router.hpp>
 
@@ -114,8 +114,7 @@ struct SigmoidRouter {
   };
   template <class T, class Storage>
   static constexpr Index workspace_bytes(hm::Extent e) {
-    return hm::planned_bytes<Scratch<T>>(e.rows) +
-           hm::ops::Matmul<hm::exec::Inline, T, count, width>::workspace_bytes(e.rows, e.training);
+    return hm::planned_bytes<Scratch<T>>(e.rows) + hm::product_workspace<T, Storage, count, width>(e);
   }
   template <class Space, class T>
   HYBRIDMOE_FUNCTION static void backward(const hm::Call<Space>& call, const Parameters<T, hm::Flat>& p,

@@ -82,10 +82,9 @@ struct Gated {
     };
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent e) {
-      const Index own =
-          e.training ? planned_bytes<Scratch<T>>(e.rows) + ops::Matmul<exec::Inline, T, 1, width>::workspace_bytes(e.rows, true)
-                     : 0;
-      return own + InnerLayer::template workspace_bytes<T, Storage>(e);
+      const Index inner = InnerLayer::template workspace_bytes<T, Storage>(e);
+      if (!e.training) return inner;
+      return planned_bytes<Scratch<T>>(e.rows) + larger(inner, product_workspace<T, Storage, 1, width>(e));
     }
 
     template <class Space, class T, class Storage>

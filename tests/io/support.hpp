@@ -20,6 +20,8 @@
 namespace support {
 
 using hybridmoe::Index;
+using hybridmoe::to_index;
+using hybridmoe::to_size;
 namespace io = hybridmoe::io;
 
 /// The checked-in fixtures.

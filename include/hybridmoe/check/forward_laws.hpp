@@ -192,11 +192,8 @@ class ForwardLaws {
         position[to_size(piece.sequence)] += piece.count;
         got += piece.count * width();
       }
-      const Index declared = subject.facts.workspace_bytes({plan.rows(), plan.sequences(), false});
-      if (subject.workspace_used >= 0 && subject.workspace_used != declared) {
-        report_.fail("law 5: forward with states takes " + std::to_string(subject.workspace_used) + " bytes of scratch for " +
-                     std::to_string(plan.rows()) + " rows, and workspace_bytes declares " + std::to_string(declared));
-      }
+      scratch_is_declared(subject.workspace_used, subject.facts.workspace_bytes({plan.rows(), plan.sequences(), false}), plan.rows(),
+                          "forward with states", report_);
     }
     if (subject.allocated > 0) {
       report_.fail("law 5: a forward with states allocates memory " + std::to_string(subject.allocated) + " times");

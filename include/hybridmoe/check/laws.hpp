@@ -34,7 +34,7 @@ Report laws(const Place& place, const Options& options = {}) {
   subject.allocations = options.allocations;
   ForwardLaws<T> forward(subject, options, report);
   forward.run();
-  const auto repeat = [&](auto packed) {
+  [[maybe_unused]] const auto repeat = [&](auto packed) {
     packed.allocations = options.allocations;
     forward.repeat(packed);
   };

@@ -77,6 +77,15 @@ class Subject {
   }
 };
 
+/// Law 5: scratch that was taken (negative: not known) and declared. Nothing may lie beyond what is declared; a layer of parts
+/// declares the most of any part, which may be a little more than the parts take together.
+inline void scratch_is_declared(Index used, Index declared, Index rows, const std::string& what, Report& report) {
+  ++report.comparisons;
+  if (used < 0 || (used <= declared && declared <= used + used / 8 + 256)) return;
+  report.fail("law 5: " + what + " takes " + std::to_string(used) + " bytes of scratch for " + std::to_string(rows) +
+              " rows, and workspace_bytes declares " + std::to_string(declared));
+}
+
 /// The sequences of laws 3 and 4: one over a chunk's end, one of a single row, one short.
 inline std::vector<Index> gradient_lengths(const LayerFacts& facts, const Options& options) {
   const Index longest = options.gradient_length > 0 ? options.gradient_length : larger(facts.chunk + 3, 12);

@@ -14,24 +14,36 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 /// Query vectors (rows × heads that share a kv head) of one item.
 inline constexpr int query_tile = 32;
 
+/// Visible keys of a tile, as bounds within it: lane numbers compare as fast as floats.
+struct VisibleLanes {
+  int first, last;
+  HYBRIDMOE_FUNCTION VisibleLanes(Index first_key, Index last_key)
+      : first(static_cast<int>(larger(-1, smaller(first_key, key_tile)))), last(static_cast<int>(larger(-1, smaller(last_key, key_tile)))) {}
+  HYBRIDMOE_FUNCTION bool operator[](int lane) const { return (lane >= first) & (lane <= last); }
+};
+
 /// The scores of one query row against one tile become weights: softmax with a running maximum.
 /// On return weight[j] = e^{s_j − maximum}, 0 where masked; the caller scales its sums by the returned factor.
 template <class T>
-HYBRIDMOE_FUNCTION T soften(T* score, Index first, Index last, T& maximum, T& total) {
-  T top = math::lowest<T>;
-  for (int j = 0; j < key_tile; ++j) {
-    const T s = j >= first && j <= last ? score[j] : math::lowest<T>;
-    score[j] = s;
-    top = s > top ? s : top;
-  }
-  const T next = maximum > top ? maximum : top;
+HYBRIDMOE_FUNCTION T soften(T* score, VisibleLanes visible, T& maximum, T& total) {
+  constexpr int lanes = 8;
+  T top[lanes];
+  for (int i = 0; i < lanes; ++i) top[i] = math::lowest<T>;
+  for (int j = 0; j < key_tile; j += lanes)
+    for (int i = 0; i < lanes; ++i) {
+      const T s = visible[j + i] ? score[j + i] : math::lowest<T>;
+      score[j + i] = s;
+      top[i] = s > top[i] ? s : top[i];
+    }
+  T next = maximum;
+  for (int i = 0; i < lanes; ++i) next = next > top[i] ? next : top[i];
   if (next == math::lowest<T>) {  // nothing visible yet: leave the sums alone
     for (int j = 0; j < key_tile; ++j) score[j] = T(0);
     return T(1);
   }
-  T lane[8] = {};
-  for (int j = 0; j < key_tile; j += 8)
-    for (int i = 0; i < 8; ++i) {
+  T lane[lanes] = {};
+  for (int j = 0; j < key_tile; j += lanes)
+    for (int i = 0; i < lanes; ++i) {
       const T weight = math::exp(score[j + i] - next);  // e^{−∞} is exactly 0
       score[j + i] = weight;
       lane[i] += weight;
@@ -80,7 +92,7 @@ struct SoftmaxAttention {
       const Index base = tile * key_tile;
       for (int m = 0; m < count; ++m) {
         const Index position = position0 + m / group;
-        const T factor = soften(score + m * key_tile, Mask::first(position) - base, position - base, maximum[m], total[m]);
+        const T factor = soften(score + m * key_tile, VisibleLanes(Mask::first(position) - base, position - base), maximum[m], total[m]);
         if (factor != T(1))
           for (int i = 0; i < size; ++i) sum[m * size + i] *= factor;
       }

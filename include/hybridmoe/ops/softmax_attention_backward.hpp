@@ -47,10 +47,11 @@ struct SoftmaxAttentionBackward {
     const T* const keys = store.key_at(head, tile);
     const T* const values = store.value_at(head, tile);
     T key_rows[key_tile * size], value_columns[size * key_tile], dk[key_tile * size] = {}, dv[key_tile * size] = {};
-    for (int j = 0; j < key_tile; ++j)
-      for (int i = 0; i < size; ++i) {
-        key_rows[j * size + i] = j < count ? keys[i * key_tile + j] : T(0);
-        value_columns[i * key_tile + j] = j < count ? values[j * size + i] : T(0);
+    for (int i = 0; i < size; ++i)
+      for (int j = 0; j < key_tile; ++j) {  // beyond `count` nothing was written
+        const T key = j < count ? keys[i * key_tile + j] : T(0), value = j < count ? values[j * size + i] : T(0);
+        key_rows[j * size + i] = key;
+        value_columns[i * key_tile + j] = value;
       }
     T weight[block * key_tile], slope[block * key_tile];
     for (Index q0 = base / block * block; q0 < length; q0 += block) {
@@ -63,13 +64,13 @@ struct SoftmaxAttentionBackward {
         tile::multiply<T, key_tile>(rows, size, d_out + at, stride, 1, value_columns, key_tile, slope, key_tile);
         for (int r = 0; r < rows; ++r) {
           const Index position = q0 + r, vector = (begin + position) * heads + h;
-          const Index first = Mask::first(position) - base, last = position - base;
+          const VisibleLanes visible(Mask::first(position) - base, position - base);
           const T shift = log_sum_of_exp[vector], mean = inner[vector];
-          for (int j = 0; j < key_tile; ++j) {
-            const T p = j >= first && j <= last ? math::exp(weight[r * key_tile + j] - shift) : T(0);
-            weight[r * key_tile + j] = p;
-            slope[r * key_tile + j] = p * (slope[r * key_tile + j] - mean);
-          }
+          T* const p = weight + r * key_tile;
+          T* const d = slope + r * key_tile;
+          for (int j = 0; j < key_tile; ++j) p[j] = math::exp(p[j] - shift);
+          for (int j = 0; j < key_tile; ++j) p[j] = visible[j] ? p[j] : T(0);
+          for (int j = 0; j < key_tile; ++j) d[j] = p[j] * (d[j] - mean);
         }
         tile::multiply_add<T, size>(key_tile, rows, weight, 1, key_tile, d_out + at, stride, dv, size);
         tile::multiply_add<T, size>(key_tile, rows, slope, 1, key_tile, ready + at, stride, dk, size);

@@ -116,18 +116,23 @@ struct ScanKernel {
       const T* const c = input.values + chunk.row * input.values_stride + Sizes::inner + Sizes::shared + group * Sizes::state;
       tile::multiply<T, head>(chunk.rows(), Sizes::state, c, input.values_stride, 1, old, head, to, Sizes::inner);
     }
+    T weight[block * length], beyond[length];
+    if (old != nullptr) scan_kept<T, Sizes>(chunk.first, chunk.end, decay, beyond);
     for (int i = chunk.first; i < chunk.end; ++i) {
-      const T kept = math::exp(decay[i]);
       T* const row = to + (i - chunk.first) * Sizes::inner;
-      for (int p = 0; p < head; ++p) row[p] = old != nullptr ? row[p] * kept : T(0);
+      for (int p = 0; p < head; ++p) row[p] = old != nullptr ? row[p] * beyond[i] : T(0);
     }
-    T weight[block * length];
+    // The decay between two rows goes through the begin of the later one's block, so that most pairs cost no exponential.
     for (int i = chunk.first; i < chunk.end;) {
       const int base = i / block * block, end = base + block < chunk.end ? base + block : chunk.end;
+      scan_fade<T, Sizes>(base, decay, beyond);
+      for (int j = 0; j < base; ++j) beyond[j] *= step[j];
       for (int r = i; r < end; ++r) {
         const T* const score = scores + ((chunk.row + r - chunk.first) * Sizes::groups + group) * length;
-        const T own = decay[r];
-        for (int j = 0; j < base + block; ++j) weight[(r - i) * length + j] = score[j] * math::exp(own - decay[j]) * step[j];
+        T* const to_weight = weight + (r - i) * length;
+        const T own = decay[r], within = math::exp(own);
+        for (int j = 0; j < base; ++j) to_weight[j] = score[j] * (within * beyond[j]);
+        for (int j = base; j < base + block; ++j) to_weight[j] = score[j] * math::exp(own - decay[j]) * step[j];
       }
       T* const row = to + (i - chunk.first) * Sizes::inner;
       tile::multiply_add<T, head>(end - i, base, weight, length, 1, x, head, row, Sizes::inner);
@@ -142,12 +147,14 @@ struct ScanKernel {
 
   /// next[n, p] = e^{L_end} old[n, p] + Σ_j B_j[n] (e^{L_end − L_j} Δ_j x_j[p]); old null: 0. next may be old.
   HYBRIDMOE_FUNCTION static void advance(const T* bt, const T* x, const T* step, const T* decay, const T* old, T* next) {
-    const T last = decay[length - 1], kept = math::exp(last);
+    T beyond[length];
+    const T kept = scan_kept<T, Sizes>(0, length, decay, beyond);
+    scan_fade<T, Sizes>(length, decay, beyond);
     for (int m = 0; m < Sizes::matrix; ++m) next[m] = old != nullptr ? old[m] * kept : T(0);
     T weighed[Sizes::batch * head];
     for (int j = 0; j < length; j += Sizes::batch) {
       for (int r = 0; r < Sizes::batch; ++r) {
-        const T weight = math::exp(last - decay[j + r]) * step[j + r];
+        const T weight = beyond[j + r] * step[j + r];
         for (int p = 0; p < head; ++p) weighed[r * head + p] = weight * x[(j + r) * head + p];
       }
       tile::multiply_add<T, head>(Sizes::state, Sizes::batch, bt + j, length, 1, weighed, head, next, head);

@@ -39,21 +39,20 @@ struct ScanCarryKernel {
     const Index s = item / Sizes::heads;
     const int h = static_cast<int>(item % Sizes::heads);
     const Index rows = batch.begin[s + 1] - batch.begin[s], last = divide_up(rows, length) - 1;
-    T step[length], decay[length], weighed[Sizes::batch * head];
+    T step[length], decay[length], kept[length], weighed[Sizes::batch * head];
     for (Index k = last; k > 0; --k) {
       const Chunk chunk = Chunk::at(batch, s, k, false);
       scan_steps<T, Sizes>(input, chunk, h, step, decay);
       T* const to = carried + (Chunk::slot(batch, s, k) * Sizes::heads + h) * Sizes::matrix;
       const T* const from = to + Sizes::heads * Sizes::matrix;
-      const T kept = math::exp(decay[length - 1]);
-      for (int m = 0; m < Sizes::matrix; ++m) to[m] = k == last ? T(0) : from[m] * kept;
+      const T whole = scan_kept<T, Sizes>(0, chunk.end, decay, kept);
+      for (int m = 0; m < Sizes::matrix; ++m) to[m] = k == last ? T(0) : from[m] * whole;
       const T* const c = input.values + chunk.row * input.values_stride + Sizes::inner + Sizes::shared + h / Sizes::per_group * Sizes::state;
       for (int j = 0; j < chunk.end; j += Sizes::batch) {
         const int count = Sizes::batch < chunk.end - j ? Sizes::batch : chunk.end - j;
         for (int r = 0; r < count; ++r) {
-          const T weight = math::exp(decay[j + r]);
           const T* const row = dy + (chunk.row + j + r) * Sizes::inner + h * head;
-          for (int p = 0; p < head; ++p) weighed[r * head + p] = weight * row[p];
+          for (int p = 0; p < head; ++p) weighed[r * head + p] = kept[j + r] * row[p];
         }
         tile::multiply_add<T, head>(Sizes::state, count, c + j * input.values_stride, 1, input.values_stride, weighed, head, to, head);
       }
@@ -94,6 +93,7 @@ struct ScanGradientKernel {
   /// Of one head.
   struct Line {
     T step[length], decay[length], d_step[length], d_decay[length];
+    T kept[length], beyond[length], whole;  // decay since the chunk's begin, until its end, over all of it
   };
 
   HYBRIDMOE_FUNCTION void operator()(Index item) const {
@@ -115,6 +115,8 @@ struct ScanGradientKernel {
       const T* const d_next = ended ? nullptr : carried + at + Sizes::heads * Sizes::matrix;
       Line line;
       scan_steps<T, Sizes>(input, chunk, h, line.step, line.decay);
+      line.whole = scan_kept<T, Sizes>(0, length, line.decay, line.kept);
+      scan_fade<T, Sizes>(length, line.decay, line.beyond);
       for (int i = 0; i < length; ++i) line.d_step[i] = line.d_decay[i] = T(0);
       gather(input.values + chunk.row * input.values_stride + h * head, input.values_stride, chunk.end, work.x, work.xt);
       gather(dy + chunk.row * Sizes::inner + h * head, Sizes::inner, chunk.end, work.dy, work.dyt);
@@ -156,31 +158,51 @@ struct ScanGradientKernel {
     turn<head>(to, head, rows, turned);
   }
 
-  /// dM, M, ds, and what they say about Δ and L.
+  /// dM, M, ds, and what they say about Δ and L. As in forward, decays go through the begin of a block.
   HYBRIDMOE_FUNCTION void pairs(const Chunk& chunk, int group, Line& line, const Work& work) const {
+    T beyond[length], column[length] = {}, score[block], fade[block];
     for (int base = 0; base < chunk.end; base += block) {
       const int end = base + block < chunk.end ? base + block : chunk.end;
       for (int j = 0; j < base + block; j += block) {
         tile::multiply<T, block>(end - base, head, work.dy + base * head, head, 1, work.xt + j, length, work.dm + base * length + j, length);
       }
+      scan_fade<T, Sizes>(base, line.decay, beyond);
       for (int i = base; i < end; ++i) {
-        const T* const score = scores + ((chunk.row + i) * Sizes::groups + group) * length;
-        T *const m = work.m + i * length, *const dm = work.dm + i * length, *const ds = work.ds + i * length;
+        const T* const own_scores = scores + ((chunk.row + i) * Sizes::groups + group) * length;
+        T *const m = work.m + i * length, *const ds = work.ds + i * length;
+        const T* const dm = work.dm + i * length;
         const T own = line.decay[i];
         T lane[block] = {};
-        for (int j = 0; j < base + block; j += block) {
-          for (int l = 0; l < block; ++l) {
-            const bool seen = j + l <= i;
-            const T any = math::exp(own - line.decay[j + l]), fade = seen ? any : T(0), s = seen ? score[j + l] : T(0);
-            const T plain = s * fade, change = dm[j + l];
-            m[j + l] = plain * line.step[j + l];
-            ds[j + l] += change * (fade * line.step[j + l]);
-            line.d_step[j + l] += change * plain;
-            line.d_decay[j + l] -= change * m[j + l];
-            lane[l] += change * m[j + l];
-          }
+        pair_row(base, own_scores, dm, beyond, line.step, math::exp(own), m, ds, column, lane);
+        for (int l = 0; l < block; ++l) {
+          const T any = math::exp(own - line.decay[base + l]);
+          fade[l] = math::select(base + l < i, any, T(0));
+          score[l] = math::select(base + l < i, own_scores[base + l], T(0));
         }
+        pair_row(block, score, dm + base, fade, line.step + base, T(1), m + base, ds + base, column + base, lane);
         line.d_decay[i] += tree(lane);
+        m[i] = own_scores[i] * line.step[i];  // a row with itself knows no decay: nothing that would have to cancel
+        ds[i] += dm[i] * line.step[i];
+        line.d_step[i] += dm[i] * own_scores[i];
+      }
+    }
+    for (int j = 0; j < length; ++j) {
+      line.d_step[j] += column[j];
+      line.d_decay[j] -= column[j] * line.step[j];
+    }
+  }
+
+  /// Pairs of one row with `count` positions, a multiple of `block`, whose e^{L_i−L_j} is within·beyond[j].
+  HYBRIDMOE_FUNCTION static void pair_row(int count, const T* __restrict__ score, const T* __restrict__ dm, const T* __restrict__ beyond,
+                                          const T* __restrict__ step, T within, T* __restrict__ m, T* __restrict__ ds, T* __restrict__ column,
+                                          T* __restrict__ lane) {
+    for (int j = 0; j < count; j += block) {
+      for (int l = 0; l < block; ++l) {
+        const T fade = within * beyond[j + l], by_step = dm[j + l] * (score[j + l] * fade);
+        m[j + l] = score[j + l] * fade * step[j + l];
+        ds[j + l] += dm[j + l] * (fade * step[j + l]);
+        column[j + l] += by_step;
+        lane[l] += by_step * step[j + l];
       }
     }
   }
@@ -199,12 +221,13 @@ struct ScanGradientKernel {
     const int rows = chunk.end;
     if (d_next != nullptr) {
       tile::multiply<T, head>(rows, states, b, input.values_stride, 1, d_next, head, dx, stride);
-      const T last = line.decay[length - 1];
       for (int j = 0; j < rows; ++j) {
-        const T fade = math::exp(last - line.decay[j]), weight = fade * line.step[j], along = dot(dx + j * stride, work.x + j * head, head);
+        const T fade = line.beyond[j], weight = fade * line.step[j], along = dot(dx + j * stride, work.x + j * head, head);
         line.d_step[j] += fade * along;
-        line.d_decay[j] -= weight * along;
-        line.d_decay[length - 1] += weight * along;
+        if (j < length - 1) {
+          line.d_decay[j] -= weight * along;
+          line.d_decay[length - 1] += weight * along;
+        }
         for (int p = 0; p < head; ++p) dx[j * stride + p] *= weight;
       }
     } else {
@@ -223,28 +246,28 @@ struct ScanGradientKernel {
 
   /// dC through the matrix at the chunk's begin.
   HYBRIDMOE_FUNCTION static void from_matrix(const T* old, Line& line, const Work& work) {
-    T kept[length];
-    for (int i = 0; i < length; ++i) kept[i] = math::exp(line.decay[i]);
     tile::multiply<T, length>(states, head, old, head, 1, work.dyt, length, work.turned, length);
-    for (int n = 0; n < states; ++n) {
-      for (int i = 0; i < length; ++i) {
-        const T share = kept[i] * work.turned[n * length + i];
-        work.dct[n * length + i] += share;
-        line.d_decay[i] += share * work.ct[n * length + i];
-      }
+    for (int n = 0; n < states; ++n) add_share(line.kept, work.turned + n * length, work.ct + n * length, work.dct + n * length, line.d_decay);
+  }
+
+  HYBRIDMOE_FUNCTION static void add_share(const T* __restrict__ kept, const T* __restrict__ turned, const T* __restrict__ ct,
+                                           T* __restrict__ dct, T* __restrict__ d_decay) {
+    for (int i = 0; i < length; ++i) {
+      const T share = kept[i] * turned[i];
+      dct[i] += share;
+      d_decay[i] += share * ct[i];
     }
   }
 
   /// dB through the matrix at the chunk's end, and the decay of the matrix over the chunk.
   HYBRIDMOE_FUNCTION static void into_matrix(const Chunk&, const T* old, const T* d_next, Line& line, const Work& work) {
-    const T last = line.decay[length - 1];
     T weight[length];
-    for (int j = 0; j < length; ++j) weight[j] = math::exp(last - line.decay[j]) * line.step[j];
+    for (int j = 0; j < length; ++j) weight[j] = line.beyond[j] * line.step[j];
     tile::multiply<T, length>(states, head, d_next, head, 1, work.xt, length, work.turned, length);
     for (int n = 0; n < states; ++n) {
       for (int j = 0; j < length; ++j) work.dbt[n * length + j] += weight[j] * work.turned[n * length + j];
     }
-    if (old != nullptr) line.d_decay[length - 1] += math::exp(last) * dot(d_next, old, Sizes::matrix);
+    if (old != nullptr) line.d_decay[length - 1] += line.whole * dot(d_next, old, Sizes::matrix);
   }
 
   /// From Δ and L to what the parameters and the projection see.

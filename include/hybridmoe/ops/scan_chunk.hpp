@@ -33,7 +33,7 @@ struct ScanState {
   Array<T, Sizes::heads, Sizes::chunk, Sizes::head> x;       ///< the inputs since then
   Array<T, Sizes::groups, Sizes::state, Sizes::chunk> b;
   Array<T, Sizes::heads, Sizes::chunk> step;
-  Array<T, Sizes::heads, Sizes::chunk> decay;  ///< log decay from the chunk's begin up to and with each position
+  Array<T, Sizes::heads, Sizes::chunk> decay;  ///< log decay from the begin of the position's block up to and with it
 };
 
 /// The part of a call's rows that lies in one chunk.
@@ -81,27 +81,65 @@ struct ScanInput {
   const T* skip = nullptr;       ///< [heads] D
 };
 
-/// softplus(x) = log(1 + eˣ), x itself above 20. (u−1 is the eˣ that log(u) is for; their ratio mends the rounding of u.)
+/// log(1 + t) for 0 ≤ t ≤ 1. Float: 2·artanh(t/(2 + t)) by its series (the argument is at most 1/3), which a loop vectorises.
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE float scan_log1p(float t) {
+  const float s = t / (2.0f + t), square = s * s;
+  float p = 1.0f / 15.0f;
+  p = p * square + 1.0f / 13.0f;
+  p = p * square + 1.0f / 11.0f;
+  p = p * square + 1.0f / 9.0f;
+  p = p * square + 1.0f / 7.0f;
+  p = p * square + 1.0f / 5.0f;
+  p = p * square + 1.0f / 3.0f;
+  return 2.0f * (s * square * p + s);
+}
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE double scan_log1p(double t) { return ::log1p(t); }
+
+/// log(1 + eˣ), and x itself above 20.
 template <class T>
-HYBRIDMOE_FUNCTION T softplus(T x) {
-  if (x > T(20)) return x;
-  const T e = math::exp(x), u = T(1) + e;
-  return u == T(1) ? e : math::log(u) * (e / (u - T(1)));
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T softplus(T x) {
+  const T size = math::select(x < T(0), -x, x), smooth = math::select(x < T(0), T(0), x) + scan_log1p(math::exp(-size));
+  return math::select(x > T(20), x, smooth);
 }
 
-/// step[i] and decay[i] for first ≤ i < end of head h; decay[first − 1] is read where first > 0. The rest up to `chunk` is
+/// step[i] = Δ_i and decay[i] = A·(Δ of i's block up to and with i), for first ≤ i < end of head h; what came before is read where
+/// first > 0. (Sums over whole chunks would lose digits in the differences that neighbours need.) The rest of the chunk is
 /// zeroed: blocks are computed whole, and what comes of a missing position is never used.
 template <class T, class Sizes>
 HYBRIDMOE_FUNCTION void scan_steps(const ScanInput<T>& input, const ScanChunk<Sizes::chunk>& chunk, int h, T* step, T* decay) {
   const T rate = -math::exp(input.decay_log[h]), bias = input.step_bias[h];
   const T* raw = input.step + chunk.row * input.step_stride + h;
-  T sum = chunk.first > 0 ? decay[chunk.first - 1] : T(0);
-  for (int i = chunk.first; i < chunk.end; ++i, raw += input.step_stride) {
-    step[i] = softplus(*raw + bias);
-    sum += step[i] * rate;
-    decay[i] = sum;
+  for (int i = chunk.first; i < chunk.end; ++i) step[i] = raw[(i - chunk.first) * input.step_stride];
+  for (int i = chunk.first; i < chunk.end; ++i) step[i] = softplus(step[i] + bias);
+  for (int i = chunk.first; i < chunk.end; ++i) {
+    const T before = i % Sizes::block == 0 ? T(0) : decay[i - 1];
+    decay[i] = before + step[i] * rate;
   }
   for (int i = chunk.end; i < Sizes::chunk; ++i) step[i] = decay[i] = T(0);
+}
+
+/// beyond[j] = e^{Σ A Δ over the positions after j and before `base`}, for j < base, a block's begin.
+template <class T, class Sizes>
+HYBRIDMOE_FUNCTION void scan_fade(int base, const T* decay, T* beyond) {
+  T between = 0;
+  for (int b = base - Sizes::block; b >= 0; b -= Sizes::block) {
+    const T whole = decay[b + Sizes::block - 1];
+    for (int l = 0; l < Sizes::block; ++l) beyond[b + l] = math::exp(between + (whole - decay[b + l]));
+    between += whole;
+  }
+}
+
+/// kept[i] = e^{Σ A Δ from the chunk's begin up to and with i}, for first ≤ i < end; returns that over the chunk if end is its end.
+template <class T, class Sizes>
+HYBRIDMOE_FUNCTION T scan_kept(int first, int end, const T* decay, T* kept) {
+  T before = 0;
+  for (int b = 0; b < end; b += Sizes::block) {
+    if (b + Sizes::block > first) {
+      for (int l = 0; l < Sizes::block; ++l) kept[b + l] = math::exp(before + decay[b + l]);
+    }
+    before += decay[b + Sizes::block - 1];
+  }
+  return math::exp(before);
 }
 
 }  // namespace hybridmoe::ops

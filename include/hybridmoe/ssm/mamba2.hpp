@@ -107,7 +107,8 @@ struct Mamba2 {
       const Index forward = planned_bytes<Scratch<T>>(e, false) + larger(products, planned_bytes<ops::ScanScratch<T, Sizes>>(e));
       if (!e.training) return forward;
       const Index norm = Norm<exec::Inline, T>::workspace_bytes(e.rows, true, false);
-      const Index parts = larger(larger(products, norm), planned_bytes<ops::ScanBackwardScratch<T, Sizes>>(e));
+      const Index small = larger(norm, Convolution<exec::Inline, T>::workspace_bytes(e.sequences));
+      const Index parts = larger(larger(products, small), planned_bytes<ops::ScanBackwardScratch<T, Sizes>>(e));
       return larger(forward, planned_bytes<Scratch<T>>(e, true) + parts);
     }
 
@@ -149,7 +150,7 @@ struct Mamba2 {
       ops::scan_backward(call.space, arena, batch, scan_of(p, tape), tape.scan, d_mixed,
                          ops::ScanGradient<T>{s.d_projected + inner + channels, projected, s.d_values, channels, gradient.step_bias.data,
                                               gradient.decay_log.data, gradient.skip.data});
-      Convolution<Space, T>::backward(call.space, batch, taps_of(p, tape), s.d_values, s.d_projected + inner, projected,
+      Convolution<Space, T>::backward(call.space, arena, batch, taps_of(p, tape), s.d_values, s.d_projected + inner, projected,
                                       gradient.convolution.data, gradient.convolution_bias.data);
       In<Space, T>::backward_weight(call.space, arena, batch.rows, x.data, s.d_projected, gradient.input, nullptr);
       In<Space, T>::backward_input(call.space, arena, batch.rows, s.d_projected, p.input, dx.data);

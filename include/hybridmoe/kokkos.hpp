@@ -6,6 +6,10 @@
 #include <hybridmoe/exec/on.hpp>
 #include <hybridmoe/exec/teams.hpp>
 
+#if defined(KOKKOS_ENABLE_CUDA)  // always with this Kokkos: two units of a program must not disagree on the body of an operation
+#include <hybridmoe/ops/cuda/matmul.cuh>
+#endif
+
 #include <hybridmoe/hybridmoe.hpp>
 
 #include <hybridmoe/interop/kokkos_view.hpp>

@@ -26,6 +26,9 @@ need() {
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get > /dev/null || die "please install: ${missing[*]}"
   say "installing ${missing[*]}"
-  as_root apt-get update -q >&2
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >&2
+  local log=$root/build/logs/packages.log
+  mkdir -p "$(dirname "$log")"
+  { as_root apt-get update -q &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"; } > "$log" 2>&1 ||
+    { tail -n 20 "$log" >&2; die "installing failed; the whole log: $log"; }
 }

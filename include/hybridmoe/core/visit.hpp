@@ -53,8 +53,9 @@ struct Trait {
 template <class Parameters, class T>
 constexpr Index element_count = std::is_empty_v<Parameters> ? 0 : static_cast<Index>(sizeof(Parameters) / sizeof(T));
 
-/// A member that an option leaves out. The tag keeps two absent members of one struct different types, which
-/// [[no_unique_address]] needs to give them no room.
+/// A member that an option leaves out. The tag keeps absent members that could share an address different types, which
+/// [[no_unique_address]] needs to give them no room. Those of mixers and channel mixers count from 0, of norms from 100, of
+/// blocks from 110 and of models from 120, since a norm's members lie at the address where those of a block or model begin.
 template <int tag>
 struct Absent {};
 

@@ -90,22 +90,25 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
   struct Parameters {
     [[no_unique_address]] typename NormLayer::template Parameters<T, Storage> mixer_norm;
     [[no_unique_address]] typename MixerLayer::template Parameters<T, Storage> mixer;
-    [[no_unique_address]] Optional<two_norms, typename NormLayer::template Parameters<T, Storage>, 0> channel_norm;
-    [[no_unique_address]] Optional<has_channel, typename ChannelLayer::template Parameters<T, Storage>, 1> channel;
+    // Two empty members of one type would need two addresses: norms without weights share one.
+    [[no_unique_address]] Optional<two_norms && !std::is_empty_v<typename NormLayer::template Parameters<T, Storage>>,
+                                   typename NormLayer::template Parameters<T, Storage>, 110>
+        channel_norm;
+    [[no_unique_address]] Optional<has_channel, typename ChannelLayer::template Parameters<T, Storage>, 111> channel;
   };
 
   template <class F, class... P>
   static void visit(F&& f, const Name& at, P&... p) {
     NormLayer::visit(f, at / "mixer_norm", p.mixer_norm...);
     MixerLayer::visit(f, at / "mixer", p.mixer...);
-    if constexpr (two_norms) NormLayer::visit(f, at / "channel_norm", p.channel_norm...);
+    if constexpr (two_norms) NormLayer::visit(f, at / "channel_norm", channel_norm(p)...);
     if constexpr (has_channel) ChannelLayer::visit(f, at / "channel", p.channel...);
   }
 
   template <class T>
   struct State {
     [[no_unique_address]] typename MixerLayer::template State<T> mixer;
-    [[no_unique_address]] Optional<!std::is_empty_v<typename ChannelLayer::template State<T>>, typename ChannelLayer::template State<T>, 0> channel;
+    [[no_unique_address]] Optional<!std::is_empty_v<typename ChannelLayer::template State<T>>, typename ChannelLayer::template State<T>, 112> channel;
   };
 
   template <class T>
@@ -157,7 +160,7 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
     ops::add_dropped<width>(call.space, rows, x.data, s.branch, h, mask(call, 0));
     if constexpr (has_channel) {
       if constexpr (two_norms)
-        NormLayer::forward(inner, p.channel_norm, Rows<const T, width>{h}, Rows<T, width>{tape.channel_input}, States<Stateless>{}, tape.channel_norm);
+        NormLayer::forward(inner, channel_norm(p), Rows<const T, width>{h}, Rows<T, width>{tape.channel_input}, States<Stateless>{}, tape.channel_norm);
       ChannelLayer::forward(inner, p.channel, Rows<const T, width>{tape.channel_input}, Rows<T, width>{s.branch}, channel_states<T>(states), tape.channel);
       ops::add_dropped<width>(call.space, rows, h, s.branch, y.data, mask(call, 1));
     }
@@ -179,8 +182,8 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
                              gradient.channel);
       if constexpr (two_norms) {
         ops::copy(call.space, count, dy.data, s.d_middle);
-        NormLayer::backward(inner, p.channel_norm, Rows<const T, width>{tape.middle}, tape.channel_norm, Rows<const T, width>{s.d_input},
-                            Rows<T, width>{s.d_middle}, gradient.channel_norm);
+        NormLayer::backward(inner, channel_norm(p), Rows<const T, width>{tape.middle}, tape.channel_norm, Rows<const T, width>{s.d_input},
+                            Rows<T, width>{s.d_middle}, channel_norm(gradient));
         d_middle = s.d_middle;
       }
     }
@@ -206,6 +209,14 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
   }
 
  private:
+  template <class P>
+  HYBRIDMOE_FUNCTION static constexpr auto& channel_norm(P& p) {
+    if constexpr (std::is_same_v<decltype(p.channel_norm), Absent<110>>)
+      return p.mixer_norm;
+    else
+      return p.channel_norm;
+  }
+
   template <class Space>
   HYBRIDMOE_FUNCTION static ops::DropoutMask mask(const Call<Space>& call, std::uint64_t site) {
     return {call.noise.key, static_cast<std::uint64_t>(call.layer) * 4 + site, call.training ? call.noise.rate : 0.0f};

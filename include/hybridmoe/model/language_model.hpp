@@ -71,9 +71,9 @@ struct LanguageBody {
   struct Parameters {
     // A tied table is the head's weight, so that inference packs it; lookups read the panels.
     std::conditional_t<sizes.tied, Weight<T, Storage, vocab, width>, Array<T, vocab, width>> embedding;
-    [[no_unique_address]] Optional<sizes.learned_positions, Array<T, context, width>, 0> position;
+    [[no_unique_address]] Optional<sizes.learned_positions, Array<T, context, width>, 120> position;
     [[no_unique_address]] typename FinalLayer::template Parameters<T, Storage> final_norm;
-    [[no_unique_address]] Optional<!sizes.tied, Weight<T, Storage, vocab, width>, 1> head;
+    [[no_unique_address]] Optional<!sizes.tied, Weight<T, Storage, vocab, width>, 121> head;
   };
 
   static constexpr std::array<int, static_cast<std::size_t>(layer_count)> slots() {

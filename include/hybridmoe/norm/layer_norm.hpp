@@ -26,8 +26,8 @@ struct LayerNorm {
 
     template <class T, class Storage>
     struct Parameters {
-      [[no_unique_address]] Optional<weighted, Array<T, width>, 0> weight;
-      [[no_unique_address]] Optional<biased, Array<T, width>, 1> bias;
+      [[no_unique_address]] Optional<weighted, Array<T, width>, 100> weight;
+      [[no_unique_address]] Optional<biased, Array<T, width>, 101> bias;
     };
     static constexpr void visit(auto&& f, const Name& at, auto&... p) {
       if constexpr (weighted) f(at / "weight", Trait::gain(), p.weight...);

@@ -26,7 +26,7 @@ struct Rms {
 
     template <class T, class Storage>
     struct Parameters {
-      [[no_unique_address]] Optional<weighted, Array<T, width>, 0> weight;
+      [[no_unique_address]] Optional<weighted, Array<T, width>, 100> weight;
     };
     static constexpr void visit(auto&& f, const Name& at, auto&... p) {
       if constexpr (weighted) f(at / "weight", Trait::gain(gain == Gain::weight ? 1.0f : 0.0f), p.weight...);

@@ -14,8 +14,11 @@ namespace hm = hybridmoe;
 using hm::Index;
 
 constexpr hm::Heads heads{.query = 6, .kv = 6, .size = 32};
-struct Learner : hm::LanguageModel<hm::LanguageSizes{.vocab = 256, .width = 192, .context = 256}, hm::Pattern<"G", hm::layers<7>>,
-                                   hm::Slot<'G', hm::Block<hm::attention::Full<heads, hm::attention::NormedQueryKey<false>>, hm::channel::SwiGlu<512>>>> {};
+struct Learner
+    : hm::LanguageModel<
+          hm::LanguageSizes{.vocab = 256, .width = 192, .context = 256}, hm::Pattern<"G", hm::layers<7>>,
+          hm::Slot<'G', hm::Block<hm::attention::Full<heads, hm::attention::NormedQueryKey<false>>, hm::channel::SwiGlu<512>>>> {
+};
 static_assert(hm::Account<Learner>::parameters() < 3'200'000);
 
 namespace {
@@ -58,12 +61,15 @@ int main(int count, char** words) {
   auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, options);
   if (!trainer) return fail(trainer.error());
 
-  const double flops = hm::Account<Learner>::flops_per_token(options.length).training, peak = hm::train::peak_flops(model.space());
-  std::printf("Processor: %s, %d threads. %lld parameters, %.2f MFLOP per token in training; float peak of the product kernel %.0f GFLOP/s.\n", processor().c_str(), threads,
-              static_cast<long long>(hm::Account<Learner>::parameters()), flops / 1e6, peak / 1e9);
-  std::printf("Batch %lld x %lld tokens, %lld steps, seed %llu; text of %lld tokens, validation from token %lld.\n\n", static_cast<long long>(options.batch),
-              static_cast<long long>(options.length), static_cast<long long>(steps), static_cast<unsigned long long>(seed), static_cast<long long>(text->size()),
-              static_cast<long long>(text->split()));
+  const double flops = hm::Account<Learner>::flops_per_token(options.length).training,
+               peak = hm::train::peak_flops(model.space());
+  std::printf(
+      "Processor: %s, %d threads. %lld parameters, %.2f MFLOP per token in training; float peak of the product kernel %.0f "
+      "GFLOP/s.\n",
+      processor().c_str(), threads, static_cast<long long>(hm::Account<Learner>::parameters()), flops / 1e6, peak / 1e9);
+  std::printf("Batch %lld x %lld tokens, %lld steps, seed %llu; text of %lld tokens, validation from token %lld.\n\n",
+              static_cast<long long>(options.batch), static_cast<long long>(options.length), static_cast<long long>(steps),
+              static_cast<unsigned long long>(seed), static_cast<long long>(text->size()), static_cast<long long>(text->split()));
   std::printf("| step | training loss | validation loss | training seconds | tokens/s | of peak |\n|-|-|-|-|-|-|\n");
   std::string first_losses;
   double seconds = 0, mean = 0;
@@ -86,8 +92,8 @@ int main(int count, char** words) {
     // Part of the validation text on the way, all of it at the end; its time is not training time.
     const double validation = trainer->evaluate(last ? 0 : 64);
     const double rate = static_cast<double>(done * trainer->tokens_per_step()) / seconds;
-    std::printf("| %lld | %.4f | %.4f%s | %.1f | %.0f | %.0f%% |\n", static_cast<long long>(done), mean / static_cast<double>(since), validation, last ? " (all)" : "", seconds, rate,
-                100 * rate * flops / peak);
+    std::printf("| %lld | %.4f | %.4f%s | %.1f | %.0f | %.0f%% |\n", static_cast<long long>(done),
+                mean / static_cast<double>(since), validation, last ? " (all)" : "", seconds, rate, 100 * rate * flops / peak);
     std::fflush(stdout);
     mean = 0;
     since = 0;

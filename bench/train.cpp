@@ -36,5 +36,6 @@ int main(int count, char** words) {
   }
   std::sort(rates.begin(), rates.end());
   const double median = rates[rates.size() / 2];
-  std::printf("hybridmoe %.0f tokens/s, %.2f of the float peak (%.0f GFLOP/s on %d threads)\n", median, median * flops / peak, peak / 1e9, option("--threads", 2));
+  std::printf("hybridmoe %.0f tokens/s, %.2f of the float peak (%.0f GFLOP/s on %d threads)\n", median, median * flops / peak,
+              peak / 1e9, option("--threads", 2));
 }

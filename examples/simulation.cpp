@@ -9,8 +9,9 @@ using hm::Index;
 using Space = Kokkos::DefaultExecutionSpace;
 
 constexpr hm::Heads heads{.query = 2, .kv = 1, .size = 16};
-struct Policy : hm::LanguageModel<hm::LanguageSizes{.vocab = 16, .width = 32, .context = 32, .chunk = 8}, hm::Pattern<"G", hm::layers<2>>,
-                                  hm::Slot<'G', hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<64>>>> {};
+struct Policy
+    : hm::LanguageModel<hm::LanguageSizes{.vocab = 16, .width = 32, .context = 32, .chunk = 8}, hm::Pattern<"G", hm::layers<2>>,
+                        hm::Slot<'G', hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<64>>>> {};
 constexpr Index agents = 12, seen = 8;  // every agent has observed eight symbols
 using Scalars = Kokkos::View<float* [16], Kokkos::LayoutRight, Space>;
 
@@ -31,7 +32,8 @@ struct Think {
     call.batch = {seen, 1, seen, i, i + 2, i + 3, i + 4, i + 4 + seen};
     std::byte* const begin = &scratch(agent, 0);
     call.arena = {begin, begin + scratch.extent(1)};
-    Policy::forward<hm::Packed>(call, parameters, &observed(agent, 0), &state(agent, 0), 0, i + 4 + 2 * seen, 1, &logits(agent, 0));
+    Policy::forward<hm::Packed>(call, parameters, &observed(agent, 0), &state(agent, 0), 0, i + 4 + 2 * seen, 1,
+                                &logits(agent, 0));
   }
 };
 //! [team]
@@ -43,7 +45,8 @@ int main(int count, char** words) {
 
   //! [batched]
   // (1) All agents in one call: feed what each observed, read the logits.
-  auto session = hm::generate::Session<std::remove_const_t<decltype(model)>>::create(model, {.sequences = agents, .rows = agents * seen});
+  auto session =
+      hm::generate::Session<std::remove_const_t<decltype(model)>>::create(model, {.sequences = agents, .rows = agents * seen});
   if (!session) return std::puts(session.error().message().c_str()), 1;
   std::vector<std::int32_t> symbols(agents * seen);
   for (std::size_t k = 0; k < symbols.size(); ++k) symbols[k] = static_cast<std::int32_t>(k * k % 16);
@@ -53,7 +56,8 @@ int main(int count, char** words) {
   //! [batched]
 
   // (2) The same networks inside our own parallel_for.
-  constexpr Index state_bytes = Policy::state_stride<float>(), scratch_bytes = Policy::workspace_bytes<float, hm::Packed>(hm::Extent{seen, 1, false}, 1);
+  constexpr Index state_bytes = Policy::state_stride<float>(),
+                  scratch_bytes = Policy::workspace_bytes<float, hm::Packed>(hm::Extent{seen, 1, false}, 1);
   Think think{model.parameters(),
               Kokkos::View<std::int32_t* [seen], Kokkos::LayoutRight, Space>("observed", agents),
               Kokkos::View<std::byte**, Kokkos::LayoutRight, Space>("state", agents, state_bytes),
@@ -76,8 +80,9 @@ int main(int count, char** words) {
   Index different = 0;
   for (Index a = 0; a < agents; ++a)
     for (Index v = 0; v < 16; ++v)
-      if (session->logits(a)[static_cast<std::size_t>(v)] != answers(static_cast<std::size_t>(a), static_cast<std::size_t>(v))) ++different;
-  std::printf("%lld agents, %lld of %lld logits differ between the batched call and the agents' own kernels\n", static_cast<long long>(agents),
-              static_cast<long long>(different), static_cast<long long>(agents * 16));
+      if (session->logits(a)[static_cast<std::size_t>(v)] != answers(static_cast<std::size_t>(a), static_cast<std::size_t>(v)))
+        ++different;
+  std::printf("%lld agents, %lld of %lld logits differ between the batched call and the agents' own kernels\n",
+              static_cast<long long>(agents), static_cast<long long>(different), static_cast<long long>(agents * 16));
   return different == 0 ? 0 : 1;
 }

@@ -4,8 +4,8 @@
 /// are in io/, the laws for your own layers in check/.
 
 #include <hybridmoe/attention/softmax.hpp>
-#include <hybridmoe/channel/gelu.hpp>
 #include <hybridmoe/channel/gated.hpp>
+#include <hybridmoe/channel/gelu.hpp>
 #include <hybridmoe/channel/moe.hpp>
 #include <hybridmoe/channel/nothing.hpp>
 #include <hybridmoe/channel/swiglu.hpp>

@@ -19,7 +19,8 @@ using GlobalBlock = hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<12
 using LocalBlock = hm::Block<hm::attention::Local<heads, 32>, hm::channel::Moe<experts>>;
 using ScanBlock = hm::Block<hm::ssm::Mamba2<scan>, hm::channel::SwiGlu<128>>;
 template <class Pattern>
-using ModelOf = hm::LanguageModel<sizes, Pattern, hm::Slot<'G', GlobalBlock>, hm::Slot<'L', LocalBlock>, hm::Slot<'S', ScanBlock>>;
+using ModelOf =
+    hm::LanguageModel<sizes, Pattern, hm::Slot<'G', GlobalBlock>, hm::Slot<'L', LocalBlock>, hm::Slot<'S', ScanBlock>>;
 
 /// A step of training, and a token.
 template <class Description>
@@ -41,26 +42,29 @@ float first(const hm::train::Text& text) { return use<First>(text); }
 #endif
 
 #if defined(SECOND)
-struct Second : ModelOf<hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS">> {};
+struct Second : ModelOf<hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS">> {
+};
 float second(const hm::train::Text& text) { return use<Second>(text); }
 #endif
 
 #if defined(ONLY)
-struct Second : ModelOf<hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS">> {};
+struct Second : ModelOf<hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS">> {
+};
 using Kinds = Second::Layers;
 using Space = hm::exec::Inline;
 extern template float* Kinds::forward<Space, float, hm::Packed>(const hm::Call<Space>&, Kinds::Layers, const float*, hm::Packed,
                                                                 std::byte*, hm::Index, float*, float*);
-extern template void Kinds::forward_training<Space, float>(const hm::Call<Space>&, Kinds::Layers, const float*, float*, hm::Arena, bool);
-extern template float* Kinds::backward<Space, float>(const hm::Call<Space>&, Kinds::Layers, const float*, float*, float*, hm::Arena, bool,
-                                                     float*, float*);
+extern template void Kinds::forward_training<Space, float>(const hm::Call<Space>&, Kinds::Layers, const float*, float*, hm::Arena,
+                                                           bool);
+extern template float* Kinds::backward<Space, float>(const hm::Call<Space>&, Kinds::Layers, const float*, float*, float*,
+                                                     hm::Arena, bool, float*, float*);
 /// The model's two functions: everything else is a class that a program instantiates once.
-void infer(const hm::Call<Space>& call, const float* parameters, const std::int32_t* token, std::byte* states, const hm::Index* wanted,
-           float* logits) {
+void infer(const hm::Call<Space>& call, const float* parameters, const std::int32_t* token, std::byte* states,
+           const hm::Index* wanted, float* logits) {
   Second::forward<hm::Packed>(call, parameters, token, states, Second::state_stride<float>(), wanted, 1, logits);
 }
-void learn(const hm::Call<Space>& call, const float* parameters, const std::int32_t* token, const std::int32_t* target, double* loss,
-           float* gradient) {
+void learn(const hm::Call<Space>& call, const float* parameters, const std::int32_t* token, const std::int32_t* target,
+           double* loss, float* gradient) {
   Second::loss_and_gradient(call, parameters, token, target, 1.0f, false, loss, gradient, nullptr);
 }
 #endif

@@ -29,8 +29,8 @@ double slope(double (*f)(double), double x) { return (f(x + 1e-5) - f(x - 1e-5))
 using Tensors = std::map<std::string, Vector>;
 
 /// One row through the MLP; adds the gradients of Σ y·dy to dx and to the tensors of `gradient`.
-Vector reference_row(const Tensors& p, Index width, Index hidden, double (*f)(double), const double* x, const double* dy, double* dx,
-                     Tensors& gradient) {
+Vector reference_row(const Tensors& p, Index width, Index hidden, double (*f)(double), const double* x, const double* dy,
+                     double* dx, Tensors& gradient) {
   const auto product = [](const Tensors& all, const std::string& name, const Vector& in) {
     const Vector& w = all.at(name + ".weight");
     const std::size_t out = w.size() / in.size();
@@ -104,7 +104,8 @@ void check(Index hidden, Index rows, double (*f)(double), const std::vector<std:
   std::vector<T> y(x.size(), std::numeric_limits<T>::quiet_NaN()), dx(x.size(), T(2));
   const hm::Extent extent{rows, 1, true};
   using Tape = typename Layer::template Tape<T>;
-  std::vector<std::byte> memory(hm::to_size(hm::planned_bytes<Tape>(extent) + Layer::template workspace_bytes<T, hm::Flat>(extent)));
+  std::vector<std::byte> memory(
+      hm::to_size(hm::planned_bytes<Tape>(extent) + Layer::template workspace_bytes<T, hm::Flat>(extent)));
   hm::Arena arena{memory.data(), memory.data() + memory.size()};
   const Tape tape(arena, extent);
   hm::Call<hm::exec::Inline> call;
@@ -138,8 +139,8 @@ const std::vector<std::string> plain_biased{"up.weight", "up.bias", "down.weight
 template <class T>
 void check_all(double tolerance) {
   namespace channel = hm::channel;
-  check<channel::SwiGlu<64>, T, 24>(64, 19, silu, gated, tolerance);                // one product for gate and up
-  check<channel::SwiGlu<20>, T, 16>(20, 5, silu, gated, tolerance);                 // two products
+  check<channel::SwiGlu<64>, T, 24>(64, 19, silu, gated, tolerance);  // one product for gate and up
+  check<channel::SwiGlu<20>, T, 16>(20, 5, silu, gated, tolerance);   // two products
   check<channel::SwiGlu<32, true>, T, 16>(32, 7, silu, gated_biased, tolerance);
   check<channel::SwiGlu<6, true>, T, 8>(6, 1, silu, gated_biased, tolerance);
   check<channel::GeGlu<32>, T, 16>(32, 3, gelu_tanh, gated, tolerance);

@@ -28,4 +28,6 @@ TEST_CASE("No to three of four experts, as the router likes, keep the laws") {
   // A seed for which the token that the laws look at has an expert: one without meets no parameter.
   test::laws_everywhere<channel::Moe<Experts{.count = 4, .active = {0, 3}, .hidden = 11}, test::Threshold>, Odd>({.seed = 3});
 }
-TEST_CASE("A channel mixer scaled by a gate keeps the laws") { test::laws_everywhere<channel::Gated<channel::SwiGlu<12>>, Env>(); }
+TEST_CASE("A channel mixer scaled by a gate keeps the laws") {
+  test::laws_everywhere<channel::Gated<channel::SwiGlu<12>>, Env>();
+}

@@ -5,7 +5,7 @@
 #if defined(HYBRIDMOE_WRONG)
 using Mixer = hm::attention::Full<heads, hm::block::Parallel>;
 #else
-using Mixer = hm::attention::Full<heads, hm::attention::NormedQueryKey<>>;
+using Mixer = hm::attention::Full<heads, hm::attention::NormedQueryKey<> >;
 #endif
 struct Tiny : ModelOf<Mixer> {};
 static_assert(hm::Account<Tiny>::parameters() > 0);

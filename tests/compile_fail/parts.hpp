@@ -30,8 +30,8 @@ struct CopyLayer {
     return 0;
   }
   template <class Space, class T, class Storage>
-  static void forward(const hm::Call<Space>& call, const Parameters<T, Storage>&, hm::Rows<const T, width> x, hm::Rows<T, width> y,
-                      hm::States<hm::Stateless>, const Tape<T>&) {
+  static void forward(const hm::Call<Space>& call, const Parameters<T, Storage>&, hm::Rows<const T, width> x,
+                      hm::Rows<T, width> y, hm::States<hm::Stateless>, const Tape<T>&) {
     for (hm::Index i = 0; i < call.batch.rows * width; ++i) y.data[i] = x.data[i];
   }
   template <class Space, class T>

@@ -17,10 +17,11 @@ namespace {
 
 constexpr hm::Heads heads{.query = 2, .kv = 1, .size = 16};
 using Experts = hm::channel::Moe<hm::Experts{.count = 4, .active = 2, .hidden = 16}>;
-struct Tiny : hm::LanguageModel<hm::LanguageSizes{.vocab = 256, .width = 32, .context = 64, .chunk = 16}, hm::Pattern<"GLS">,
-                                hm::Slot<'G', hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<48>>>,
-                                hm::Slot<'L', hm::Block<hm::attention::Local<heads, 16>, Experts>>,
-                                hm::Slot<'S', hm::Block<hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{.heads = 4, .head = 16, .state = 16}>>>> {};
+struct Tiny
+    : hm::LanguageModel<hm::LanguageSizes{.vocab = 256, .width = 32, .context = 64, .chunk = 16}, hm::Pattern<"GLS">,
+                        hm::Slot<'G', hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<48>>>,
+                        hm::Slot<'L', hm::Block<hm::attention::Local<heads, 16>, Experts>>,
+                        hm::Slot<'S', hm::Block<hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{.heads = 4, .head = 16, .state = 16}>>>> {};
 
 struct Outcome {
   std::vector<double> losses;

@@ -54,7 +54,8 @@ TEST_CASE("every space computes what Inline computes") {
       INFO(name << ", " << count << " items");
       const auto got = outcome(place, count);
       if (on_device<std::decay_t<decltype(place)>>) {  // a device's compiler fuses other products
-        for (std::size_t i = 0; i < got.size(); ++i) CHECK(std::abs(got[i] - expected[i]) <= 1e-12 * std::abs(expected[i]) + 1e-11);
+        for (std::size_t i = 0; i < got.size(); ++i)
+          CHECK(std::abs(got[i] - expected[i]) <= 1e-12 * std::abs(expected[i]) + 1e-11);
       } else {
         CHECK(got == expected);
       }

@@ -61,15 +61,37 @@ inline Draft sound_draft(Random& random) {
     if (random.chance(0.5)) std::swap(draft.tensors[to_size(i)], draft.tensors[to_size(random.below(i + 1))]);
   }
   draft.has_metadata = random.chance(0.5);
-  for (Index n = random.below(3); n > 0 && draft.has_metadata; --n) draft.metadata.emplace_back("key" + std::to_string(n), "\"v\"");
+  for (Index n = random.below(3); n > 0 && draft.has_metadata; --n)
+    draft.metadata.emplace_back("key" + std::to_string(n), "\"v\"");
   return draft;
 }
 
 /// A number that may be wrong in an interesting way.
 inline std::string odd_number(Random& random, const std::string& old) {
-  static const char* const odd[] = {"0", "1", "-1", "-0", "1.0", "1e3", "01", "2147483647", "2147483648", "4294967295", "4294967296",
-                                    "4611686018427387904", "9223372036854775807", "9223372036854775808", "18446744073709551615",
-                                    "18446744073709551616", "null", "\"1\"", "[]", "{}", "true", "1 ", "0x1", "1152921504606846976"};
+  static const char* const odd[] = {"0",
+                                    "1",
+                                    "-1",
+                                    "-0",
+                                    "1.0",
+                                    "1e3",
+                                    "01",
+                                    "2147483647",
+                                    "2147483648",
+                                    "4294967295",
+                                    "4294967296",
+                                    "4611686018427387904",
+                                    "9223372036854775807",
+                                    "9223372036854775808",
+                                    "18446744073709551615",
+                                    "18446744073709551616",
+                                    "null",
+                                    "\"1\"",
+                                    "[]",
+                                    "{}",
+                                    "true",
+                                    "1 ",
+                                    "0x1",
+                                    "1152921504606846976"};
   if (random.chance(0.5)) return odd[random.below(static_cast<Index>(std::size(odd)))];
   const auto near = std::strtoull(old.c_str(), nullptr, 10) + static_cast<std::uint64_t>(random.below(5)) - 2;
   return std::to_string(static_cast<std::int64_t>(near));
@@ -113,7 +135,8 @@ inline std::string written(Random& random, const Draft& draft) {
   const auto put_metadata = [&] {
     comma();
     text += "\"__metadata__\":{";
-    for (std::size_t i = 0; i < draft.metadata.size(); ++i) text += (i > 0 ? ",\"" : "\"") + draft.metadata[i].first + "\":" + draft.metadata[i].second;
+    for (std::size_t i = 0; i < draft.metadata.size(); ++i)
+      text += (i > 0 ? ",\"" : "\"") + draft.metadata[i].first + "\":" + draft.metadata[i].second;
     text += "}";
   };
   const bool early = random.chance(0.7);
@@ -121,7 +144,8 @@ inline std::string written(Random& random, const Draft& draft) {
   for (const Draft::Tensor& tensor : draft.tensors) {
     comma();
     text += "\"" + tensor.name + "\":{";
-    std::string fields[3] = {"\"dtype\":\"" + tensor.dtype + "\"", "\"shape\":[", "\"data_offsets\":[" + tensor.begin + "," + tensor.end + "]"};
+    std::string fields[3] = {"\"dtype\":\"" + tensor.dtype + "\"", "\"shape\":[",
+                             "\"data_offsets\":[" + tensor.begin + "," + tensor.end + "]"};
     for (std::size_t i = 0; i < tensor.shape.size(); ++i) fields[1] += (i > 0 ? "," : "") + tensor.shape[i];
     fields[1] += "]";
     if (random.chance(0.2)) std::swap(fields[0], fields[random.below(3)]);
@@ -146,11 +170,20 @@ inline std::string fuzz_input(Random& random) {
   while (random.chance(0.15)) {
     const auto at = static_cast<std::size_t>(random.below(to_index(file.size())));
     switch (random.below(5)) {
-      case 0: file[at] = static_cast<char>(file[at] ^ (1 << random.below(8))); break;
-      case 1: file.erase(at, static_cast<std::size_t>(1 + random.below(6))); break;
-      case 2: file.insert(at, 1, "{}[],:\"\\0129eE-. u"[random.below(18)]); break;
-      case 3: file.insert(at, file.substr(at, static_cast<std::size_t>(random.below(40)))); break;
-      default: file.resize(std::max<std::size_t>(at, 1));
+      case 0:
+        file[at] = static_cast<char>(file[at] ^ (1 << random.below(8)));
+        break;
+      case 1:
+        file.erase(at, static_cast<std::size_t>(1 + random.below(6)));
+        break;
+      case 2:
+        file.insert(at, 1, "{}[],:\"\\0129eE-. u"[random.below(18)]);
+        break;
+      case 3:
+        file.insert(at, file.substr(at, static_cast<std::size_t>(random.below(40))));
+        break;
+      default:
+        file.resize(std::max<std::size_t>(at, 1));
     }
     if (file.empty()) break;
   }
@@ -176,7 +209,9 @@ inline bool second_opinion(const std::string& file) {
   };
   const nlohmann::json header = nlohmann::json::parse(text, watch, false);
   if (!header.is_object() || twice) return false;
-  const auto natural = [](const nlohmann::json& value) { return value.is_number_unsigned() && value.get<std::uint64_t>() <= INT64_MAX; };
+  const auto natural = [](const nlohmann::json& value) {
+    return value.is_number_unsigned() && value.get<std::uint64_t>() <= INT64_MAX;
+  };
   std::multimap<std::pair<std::uint64_t, std::uint64_t>, int> places;
   for (const auto& [name, entry] : header.items()) {
     if (!entry.is_object()) return false;
@@ -186,7 +221,9 @@ inline bool second_opinion(const std::string& file) {
       }
       continue;
     }
-    if (name.size() > 4096 || entry.size() != 3 || !entry.contains("dtype") || !entry.contains("shape") || !entry.contains("data_offsets")) return false;
+    if (name.size() > 4096 || entry.size() != 3 || !entry.contains("dtype") || !entry.contains("shape") ||
+        !entry.contains("data_offsets"))
+      return false;
     const nlohmann::json &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
     if (!dtype.is_string() || !shape.is_array() || !offsets.is_array() || shape.size() > 8 || offsets.size() != 2) return false;
     if (!natural(offsets[0]) || !natural(offsets[1])) return false;
@@ -233,7 +270,8 @@ inline bool open_and_use(const std::string& input) {
   for (Index i = 0; i < file->size(); ++i) {
     const io::TensorInfo tensor = (*file)[i];
     piece.resize(to_size(tensor.bytes));
-    if (tensor.begin != bytes || file->number(tensor.name) != i || !file->read_bytes(tensor, 0, tensor.bytes, piece.data())) std::abort();
+    if (tensor.begin != bytes || file->number(tensor.name) != i || !file->read_bytes(tensor, 0, tensor.bytes, piece.data()))
+      std::abort();
     if (io::converts_to<float>(tensor.dtype)) {
       std::vector<float> values(to_size(tensor.shape.elements()));
       if (!file->read(tensor, values.data())) std::abort();

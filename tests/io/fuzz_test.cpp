@@ -20,7 +20,8 @@ TEST_CASE("every cut and every flipped bit of a 4 KiB file") {
   support::Directory directory;
   std::vector<float> values(600, 0.25f);
   io::SafetensorsWriter writer;
-  for (Index i = 0; i < 12; ++i) writer.add("layers." + std::to_string(i) + ".mixer.query.weight", io::Shape::of<5, 10>(), values.data() + i);
+  for (Index i = 0; i < 12; ++i)
+    writer.add("layers." + std::to_string(i) + ".mixer.query.weight", io::Shape::of<5, 10>(), values.data() + i);
   writer.add("names \"quoted\" \xC3\xA9", io::Shape::of<64>(), values.data());
   writer.metadata("format", "pt");
   REQUIRE(writer.write(directory / "file"));
@@ -35,7 +36,8 @@ TEST_CASE("every cut and every flipped bit of a 4 KiB file") {
       damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
       const bool ours = support::open_and_use(damaged);
       accepted += ours;
-      if (at < 1400 && bit % opinion_every == 0) differences += ours != support::second_opinion(damaged);  // beyond lies data alone
+      if (at < 1400 && bit % opinion_every == 0)
+        differences += ours != support::second_opinion(damaged);  // beyond lies data alone
     }
   }
   CHECK(accepted > 2400 * 8);  // all flips in the data, and some in names

@@ -22,18 +22,40 @@ std::string events_of(const std::string& text) {
   for (;;) {
     const JsonToken token = json.next();
     switch (token.kind) {
-      case Json::object_begin: events += "{"; break;
-      case Json::object_end: events += "}"; break;
-      case Json::array_begin: events += "["; break;
-      case Json::array_end: events += "]"; break;
-      case Json::key: events += "k" + token.decoded() + "\n"; break;
-      case Json::string: events += "s" + token.decoded() + "\n"; break;
-      case Json::number: events += "d" + std::to_string(std::strtod(std::string(token.text).c_str(), nullptr) + 0.0) + "\n"; break;
-      case Json::yes: events += "t"; break;
-      case Json::no: events += "f"; break;
-      case Json::null: events += "n"; break;
-      case Json::end: return events;
-      case Json::failed: return "error";
+      case Json::object_begin:
+        events += "{";
+        break;
+      case Json::object_end:
+        events += "}";
+        break;
+      case Json::array_begin:
+        events += "[";
+        break;
+      case Json::array_end:
+        events += "]";
+        break;
+      case Json::key:
+        events += "k" + token.decoded() + "\n";
+        break;
+      case Json::string:
+        events += "s" + token.decoded() + "\n";
+        break;
+      case Json::number:
+        events += "d" + std::to_string(std::strtod(std::string(token.text).c_str(), nullptr) + 0.0) + "\n";
+        break;
+      case Json::yes:
+        events += "t";
+        break;
+      case Json::no:
+        events += "f";
+        break;
+      case Json::null:
+        events += "n";
+        break;
+      case Json::end:
+        return events;
+      case Json::failed:
+        return "error";
     }
   }
 }
@@ -72,9 +94,15 @@ std::string random_string(Random& random) {
   std::string text = "\"";
   for (Index n = random.below(12); n > 0; --n) {
     switch (random.below(6)) {
-      case 0: text += utf8(static_cast<unsigned>(0x80 + random.below(0xD800 - 0x80))); break;
-      case 1: text += utf8(static_cast<unsigned>(0xE000 + random.below(0x110000 - 0xE000))); break;
-      case 2: text += std::string("\\") + "\"\\/bfnrt"[random.below(8)]; break;
+      case 0:
+        text += utf8(static_cast<unsigned>(0x80 + random.below(0xD800 - 0x80)));
+        break;
+      case 1:
+        text += utf8(static_cast<unsigned>(0xE000 + random.below(0x110000 - 0xE000)));
+        break;
+      case 2:
+        text += std::string("\\") + "\"\\/bfnrt"[random.below(8)];
+        break;
       case 3: {
         char escape[16];
         if (random.chance(0.5)) {
@@ -86,7 +114,8 @@ std::string random_string(Random& random) {
         text += escape;
         break;
       }
-      default: text += "abcxyz ._{}[],:0"[random.below(16)];
+      default:
+        text += "abcxyz ._{}[],:0"[random.below(16)];
     }
   }
   return text + '"';
@@ -101,12 +130,19 @@ std::string space(Random& random) {
 std::string random_value(Random& random, int depth) {
   const Index kind = random.below(depth > 0 ? 9 : 6);
   switch (kind) {
-    case 0: return random_string(random);
-    case 1: return std::to_string(static_cast<std::int64_t>(random()) >> random.below(64));
-    case 2: return std::to_string(random.below(1000)) + "." + std::to_string(random.below(1000));
-    case 3: return (random.chance(0.5) ? "-0" : "7") + std::string(random.chance(0.5) ? "e" : ".25E+") + std::to_string(random.below(30));
-    case 4: return random.chance(0.5) ? "true" : "false";
-    case 5: return "null";
+    case 0:
+      return random_string(random);
+    case 1:
+      return std::to_string(static_cast<std::int64_t>(random()) >> random.below(64));
+    case 2:
+      return std::to_string(random.below(1000)) + "." + std::to_string(random.below(1000));
+    case 3:
+      return (random.chance(0.5) ? "-0" : "7") + std::string(random.chance(0.5) ? "e" : ".25E+") +
+             std::to_string(random.below(30));
+    case 4:
+      return random.chance(0.5) ? "true" : "false";
+    case 5:
+      return "null";
     default: {
       const bool object = kind != 6;
       std::string text = object ? "{" : "[";
@@ -125,11 +161,20 @@ void mutate(Random& random, std::string& text) {
   for (Index n = 1 + random.below(3); n > 0 && !text.empty(); --n) {
     const auto at = static_cast<std::size_t>(random.below(static_cast<Index>(text.size())));
     switch (random.below(5)) {
-      case 0: text.erase(at, static_cast<std::size_t>(1 + random.below(4))); break;
-      case 1: text.insert(at, 1, "{}[],:\"\\u0-.eE+ tnf/"[random.below(20)]); break;
-      case 2: text[at] = static_cast<char>(random()); break;
-      case 3: text.insert(at, text.substr(at, static_cast<std::size_t>(random.below(8)))); break;
-      default: text.resize(at);
+      case 0:
+        text.erase(at, static_cast<std::size_t>(1 + random.below(4)));
+        break;
+      case 1:
+        text.insert(at, 1, "{}[],:\"\\u0-.eE+ tnf/"[random.below(20)]);
+        break;
+      case 2:
+        text[at] = static_cast<char>(random());
+        break;
+      case 3:
+        text.insert(at, text.substr(at, static_cast<std::size_t>(random.below(8))));
+        break;
+      default:
+        text.resize(at);
     }
   }
 }
@@ -263,8 +308,8 @@ TEST_CASE("natural numbers are digits only, and fit") {
   Index value = -1;
   CHECK((natural("0", value) && value == 0));
   CHECK((natural("9223372036854775807", value) && value == INT64_MAX));
-  for (const char* bad : {"-0", "-1", "1.0", "1e3", "1E0", "0.0", "\"1\"", "true", "null", "[]", "9223372036854775808", "18446744073709551616",
-                          "99999999999999999999999999"}) {
+  for (const char* bad : {"-0", "-1", "1.0", "1e3", "1E0", "0.0", "\"1\"", "true", "null", "[]", "9223372036854775808",
+                          "18446744073709551616", "99999999999999999999999999"}) {
     CAPTURE(bad);
     CHECK(!natural(bad, value));
   }

@@ -41,24 +41,31 @@ const std::string good = entry("x", "F32", "[2]", "[0,8]");
 /// Rule → cases that break it.
 std::map<std::string, std::vector<Case>> corpus() {
   std::map<std::string, std::vector<Case>> rules;
-  const auto add = [&](const char* rule, std::string bytes, const char* what) { rules[rule].push_back({std::move(bytes), what}); };
+  const auto add = [&](const char* rule, std::string bytes, const char* what) {
+    rules[rule].push_back({std::move(bytes), what});
+  };
   const auto header = [&](const char* rule, const std::string& text, const char* what, std::size_t data = 8) {
     add(rule, safetensors(text, std::string(data, 'd')), what);
   };
 
-  for (std::size_t size = 0; size < 8; ++size) add("shorter than 8 bytes", std::string(size, '{'), "the file is too short for a header's size");
+  for (std::size_t size = 0; size < 8; ++size)
+    add("shorter than 8 bytes", std::string(size, '{'), "the file is too short for a header's size");
 
-  for (const std::uint64_t size : {std::uint64_t{1} << 63, (std::uint64_t{1} << 63) + 2, ~std::uint64_t{0}, ~std::uint64_t{7}, ~std::uint64_t{0} - 8}) {
+  for (const std::uint64_t size :
+       {std::uint64_t{1} << 63, (std::uint64_t{1} << 63) + 2, ~std::uint64_t{0}, ~std::uint64_t{7}, ~std::uint64_t{0} - 8}) {
     add("size not representable", sized(size, "{}"), "the header's size is no size at all");
   }
-  for (const std::uint64_t size : {std::uint64_t{100'000'001}, std::uint64_t{1} << 31, std::uint64_t{1} << 32, (std::uint64_t{1} << 32) + 2,
-                                   std::uint64_t{1} << 62, (std::uint64_t{1} << 63) - 1, (std::uint64_t{1} << 63) - 8}) {
+  for (const std::uint64_t size :
+       {std::uint64_t{100'000'001}, std::uint64_t{1} << 31, std::uint64_t{1} << 32, (std::uint64_t{1} << 32) + 2,
+        std::uint64_t{1} << 62, (std::uint64_t{1} << 63) - 1, (std::uint64_t{1} << 63) - 8}) {
     add("size above the bound", sized(size, "{}"), "the header is too large");
   }
-  for (const std::uint64_t size : {3, 4, 10, 1000, 99'999'999, 100'000'000}) add("header beyond the end", sized(size, "{}"), "the header reaches beyond the end of the file");
+  for (const std::uint64_t size : {3, 4, 10, 1000, 99'999'999, 100'000'000})
+    add("header beyond the end", sized(size, "{}"), "the header reaches beyond the end of the file");
   add("header beyond the end", sized(1, ""), "the header reaches beyond the end of the file");
 
-  for (const char* bad : {"\xFF", "\xC0\x80", "\xE2\x82", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80", "\xF8\x88\x80\x80\x80", "\xC1\xBF"}) {
+  for (const char* bad :
+       {"\xFF", "\xC0\x80", "\xE2\x82", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80", "\xF8\x88\x80\x80\x80", "\xC1\xBF"}) {
     header("UTF-8", "{" + entry(std::string("x") + bad, "F32", "[2]", "[0,8]") + "}", "the header is not UTF-8");
   }
   header("UTF-8", "{" + good + "}\xC3", "the header is not UTF-8");
@@ -84,75 +91,102 @@ std::map<std::string, std::vector<Case>> corpus() {
   header("JSON", "{" + entry("x", "F32", "[2 3]", "[0,8]") + "}", "JSON: a comma or ']' is missing");
   header("JSON", "{" + entry("x", "F32", "[2,]", "[0,8]") + "}", "JSON: a value is missing");
 
-  for (const char* value : {"1", "\"F32\"", "[0,8]", "null", "true", "[]"}) header("entry no object", std::string("{\"x\":") + value + "}", "a tensor's entry must be an object");
+  for (const char* value : {"1", "\"F32\"", "[0,8]", "null", "true", "[]"})
+    header("entry no object", std::string("{\"x\":") + value + "}", "a tensor's entry must be an object");
   header("field missing", "{\"x\":{}}", "a tensor's entry has no dtype");
   header("field missing", "{\"x\":{\"shape\":[2],\"data_offsets\":[0,8]}}", "a tensor's entry has no dtype");
   header("field missing", "{\"x\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", "a tensor's entry has no shape");
   header("field missing", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2]}}", "a tensor's entry has no data_offsets");
   header("field missing", "{\"x\":{\"dtype\":\"F32\"}}", "a tensor's entry has no shape");
   for (const char* field : {"extra", "Dtype", "dtype ", "", "data_offset", "__metadata__"}) {
-    header("field unknown", "{\"x\":{\"" + std::string(field) + "\":1,\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", "a tensor's entry has an unknown field");
+    header("field unknown", "{\"x\":{\"" + std::string(field) + "\":1,\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+           "a tensor's entry has an unknown field");
   }
   for (const char* value : {"32", "null", "[\"F32\"]", "{}", "true"}) {
-    header("dtype no string", "{\"x\":{\"dtype\":" + std::string(value) + ",\"shape\":[2],\"data_offsets\":[0,8]}}", "dtype must be a string");
+    header("dtype no string", "{\"x\":{\"dtype\":" + std::string(value) + ",\"shape\":[2],\"data_offsets\":[0,8]}}",
+           "dtype must be a string");
   }
   for (const char* value : {"2", "\"[2]\"", "null", "{}", "false"}) {
-    header("shape no array", "{\"x\":{\"dtype\":\"F32\",\"shape\":" + std::string(value) + ",\"data_offsets\":[0,8]}}", "shape must be an array");
+    header("shape no array", "{\"x\":{\"dtype\":\"F32\",\"shape\":" + std::string(value) + ",\"data_offsets\":[0,8]}}",
+           "shape must be an array");
   }
-  for (const char* value : {"8", "null", "{\"begin\":0,\"end\":8}", "[]", "[0]", "[0,8,8]", "[\"0\",\"8\"]", "[[0,8]]", "[0,null]"}) {
+  for (const char* value :
+       {"8", "null", "{\"begin\":0,\"end\":8}", "[]", "[0]", "[0,8,8]", "[\"0\",\"8\"]", "[[0,8]]", "[0,null]"}) {
     header("offsets no pair", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":" + std::string(value) + "}}",
            "data_offsets must be an array of two integers");
   }
 
-  for (const char* text : {"", " ", "\n\t", "[]", "x{}", "null", "\"{}\"", "\xEF\xBB\xBF{}", "\v{}", "1"}) header("first character", text, "the header does not begin with '{'", 0);
+  for (const char* text : {"", " ", "\n\t", "[]", "x{}", "null", "\"{}\"", "\xEF\xBB\xBF{}", "\v{}", "1"})
+    header("first character", text, "the header does not begin with '{'", 0);
 
   header("name twice", "{" + good + "," + good + "}", "two tensors have the same name");
   header("name twice", "{" + good + "," + entry("x", "F32", "[2]", "[8,16]") + "}", "two tensors have the same name", 16);
   header("name twice", "{" + good + "," + entry("\\u0078", "F32", "[2]", "[8,16]") + "}", "two tensors have the same name", 16);
-  header("name twice", "{" + entry("", "F32", "[0]", "[0,0]") + "," + entry("", "U8", "[0]", "[0,0]") + "}", "two tensors have the same name", 0);
-  header("name twice", "{" + good + "," + entry("y", "U8", "[1]", "[8,9]") + "," + entry("x", "U8", "[1]", "[9,10]") + "}", "two tensors have the same name", 10);
+  header("name twice", "{" + entry("", "F32", "[0]", "[0,0]") + "," + entry("", "U8", "[0]", "[0,0]") + "}",
+         "two tensors have the same name", 0);
+  header("name twice", "{" + good + "," + entry("y", "U8", "[1]", "[8,9]") + "," + entry("x", "U8", "[1]", "[9,10]") + "}",
+         "two tensors have the same name", 10);
   header("metadata twice", "{\"__metadata__\":{},\"__metadata__\":{}," + good + "}", "__metadata__ stands there twice");
-  header("metadata twice", "{\"__metadata__\":{}," + good + ",\"__metadata__\":{\"a\":\"b\"}}", "__metadata__ stands there twice");
+  header("metadata twice", "{\"__metadata__\":{}," + good + ",\"__metadata__\":{\"a\":\"b\"}}",
+         "__metadata__ stands there twice");
   header("metadata twice", "{\"__metadata__\":{},\"\\u005f_metadata__\":{}}", "__metadata__ stands there twice", 0);
-  header("metadata twice", "{" + good + ",\"__metadata__\":{\"a\":\"b\"},\"__metadata__\":{\"a\":\"b\"}}", "__metadata__ stands there twice");
+  header("metadata twice", "{" + good + ",\"__metadata__\":{\"a\":\"b\"},\"__metadata__\":{\"a\":\"b\"}}",
+         "__metadata__ stands there twice");
   header("metadata twice", "{\"__metadata__\":{},\"__metadata__\":1}", "__metadata__ stands there twice", 0);
   header("metadata key twice", R"({"__metadata__":{"a":"1","a":"1"}})", "__metadata__ has a key twice", 0);
   header("metadata key twice", R"({"__metadata__":{"a":"1","b":"2","a":"3"}})", "__metadata__ has a key twice", 0);
   header("metadata key twice", R"({"__metadata__":{"":"1","":"2"}})", "__metadata__ has a key twice", 0);
   header("metadata key twice", R"({"__metadata__":{"a":"1","\u0061":"1"}})", "__metadata__ has a key twice", 0);
-  header("metadata key twice", "{\"__metadata__\":{\"\xC3\xA9\":\"1\",\"\\u00e9\":\"1\"}," + good + "}", "__metadata__ has a key twice");
-  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", "a tensor's entry has a field twice");
-  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"shape\":[2],\"data_offsets\":[0,8]}}", "a tensor's entry has a field twice");
-  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"data_offsets\":[0,8]}}", "a tensor's entry has a field twice");
-  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,8],\"shape\":[2]}}", "a tensor's entry has a field twice");
-  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"\\u0064type\":\"F32\"}}", "a tensor's entry has a field twice");
+  header("metadata key twice", "{\"__metadata__\":{\"\xC3\xA9\":\"1\",\"\\u00e9\":\"1\"}," + good + "}",
+         "__metadata__ has a key twice");
+  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+         "a tensor's entry has a field twice");
+  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"shape\":[2],\"data_offsets\":[0,8]}}",
+         "a tensor's entry has a field twice");
+  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"data_offsets\":[0,8]}}",
+         "a tensor's entry has a field twice");
+  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,8],\"shape\":[2]}}",
+         "a tensor's entry has a field twice");
+  header("field twice", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"\\u0064type\":\"F32\"}}",
+         "a tensor's entry has a field twice");
 
-  for (const char* value : {"1", "null", "[]", "\"a\"", "{\"a\":1}", "{\"a\":null}", "{\"a\":{}}", "{\"a\":[\"b\"]}", "{\"a\":\"b\",\"c\":true}"}) {
-    header("metadata no strings", "{\"__metadata__\":" + std::string(value) + "," + good + "}", "__metadata__ must map strings to strings");
+  for (const char* value :
+       {"1", "null", "[]", "\"a\"", "{\"a\":1}", "{\"a\":null}", "{\"a\":{}}", "{\"a\":[\"b\"]}", "{\"a\":\"b\",\"c\":true}"}) {
+    header("metadata no strings", "{\"__metadata__\":" + std::string(value) + "," + good + "}",
+           "__metadata__ must map strings to strings");
   }
-  for (const char* name : {"f32", "F31", "", "F32 ", "FLOAT", "U4", "Q4_0", "F32\\u0000"}) add("dtype unknown", alone(name, "[2]", "[0,8]", 8), "the dtype is unknown");
+  for (const char* name : {"f32", "F31", "", "F32 ", "FLOAT", "U4", "Q4_0", "F32\\u0000"})
+    add("dtype unknown", alone(name, "[2]", "[0,8]", 8), "the dtype is unknown");
 
   header("hole", "{" + entry("x", "F32", "[1]", "[4,8]") + "}", "there is a hole before a tensor's data");
-  header("hole", "{" + entry("x", "F32", "[1]", "[0,4]") + "," + entry("y", "F32", "[1]", "[8,12]") + "}", "there is a hole before a tensor's data", 12);
-  header("hole", "{" + entry("x", "F32", "[1]", "[5,9]") + "," + entry("y", "F32", "[1]", "[0,4]") + "}", "there is a hole before a tensor's data", 9);
+  header("hole", "{" + entry("x", "F32", "[1]", "[0,4]") + "," + entry("y", "F32", "[1]", "[8,12]") + "}",
+         "there is a hole before a tensor's data", 12);
+  header("hole", "{" + entry("x", "F32", "[1]", "[5,9]") + "," + entry("y", "F32", "[1]", "[0,4]") + "}",
+         "there is a hole before a tensor's data", 9);
   header("hole", "{" + entry("x", "U8", "[0]", "[1,1]") + "}", "there is a hole before a tensor's data", 1);
-  header("hole", "{" + entry("x", "U8", "[0]", "[9223372036854775807,9223372036854775807]") + "}", "there is a hole before a tensor's data", 0);
-  header("overlap", "{" + entry("x", "F32", "[2]", "[0,8]") + "," + entry("y", "F32", "[2]", "[4,12]") + "}", "tensors overlap", 12);
+  header("hole", "{" + entry("x", "U8", "[0]", "[9223372036854775807,9223372036854775807]") + "}",
+         "there is a hole before a tensor's data", 0);
+  header("overlap", "{" + entry("x", "F32", "[2]", "[0,8]") + "," + entry("y", "F32", "[2]", "[4,12]") + "}", "tensors overlap",
+         12);
   header("overlap", "{" + entry("x", "F32", "[2]", "[0,8]") + "," + entry("y", "F32", "[2]", "[0,8]") + "}", "tensors overlap");
   header("overlap", "{" + entry("x", "F32", "[2]", "[0,8]") + "," + entry("y", "F32", "[1]", "[0,4]") + "}", "tensors overlap");
   header("overlap", "{" + entry("x", "F32", "[2]", "[0,8]") + "," + entry("y", "U8", "[0]", "[3,3]") + "}", "tensors overlap");
   header("overlap", "{" + entry("x", "U8", "[8]", "[0,8]") + "," + entry("y", "U8", "[1]", "[7,8]") + "}", "tensors overlap");
 
-  for (const char* offsets : {"[8,0]", "[1,0]", "[8,7]", "[9223372036854775807,0]", "[9223372036854775807,9223372036854775806]"}) {
+  for (const char* offsets :
+       {"[8,0]", "[1,0]", "[8,7]", "[9223372036854775807,0]", "[9223372036854775807,9223372036854775806]"}) {
     add("end before begin", alone("F32", "[2]", offsets, 8), "data_offsets end before they begin");
   }
-  for (const char* shape : {"[4611686018427387904,4]", "[4294967296,4294967296]", "[9223372036854775807,2]", "[3,3074457345618258603]", "[65536,65536,65536,65536]",
-                            "[4294967296,4294967296,0]"}) {
+  for (const char* shape : {"[4611686018427387904,4]", "[4294967296,4294967296]", "[9223372036854775807,2]",
+                            "[3,3074457345618258603]", "[65536,65536,65536,65536]", "[4294967296,4294967296,0]"}) {
     add("product overflows", alone("U8", shape, "[0,8]", 8), "the product of a tensor's shape overflows");
   }
-  add("product overflows", alone("F32", "[1152921504606846976]", "[0,8]", 8), "the product of a tensor's shape overflows");  // × 32 bits = 2^65
-  add("product overflows", alone("U8", "[2305843009213693952]", "[0,8]", 8), "the product of a tensor's shape overflows");   // × 8 bits = 2^64
-  for (const auto& [dtype, shape] : {std::pair{"F4", "[1]"}, {"F4", "[3,5]"}, {"F6_E2M3", "[1]"}, {"F6_E3M2", "[2]"}, {"F6_E2M3", "[3]"}, {"F4", "[]"}}) {
+  add("product overflows", alone("F32", "[1152921504606846976]", "[0,8]", 8),
+      "the product of a tensor's shape overflows");  // × 32 bits = 2^65
+  add("product overflows", alone("U8", "[2305843009213693952]", "[0,8]", 8),
+      "the product of a tensor's shape overflows");  // × 8 bits = 2^64
+  for (const auto& [dtype, shape] :
+       {std::pair{"F4", "[1]"}, {"F4", "[3,5]"}, {"F6_E2M3", "[1]"}, {"F6_E3M2", "[2]"}, {"F6_E2M3", "[3]"}, {"F4", "[]"}}) {
     add("no whole bytes", alone(dtype, shape, "[0,1]", 1), "a tensor's bits do not fill whole bytes");
   }
   add("size disagrees", alone("F32", "[3]", "[0,8]", 8), "data_offsets do not agree with dtype and shape");
@@ -163,10 +197,13 @@ std::map<std::string, std::vector<Case>> corpus() {
   add("size disagrees", alone("F32", "[2]", "[0,0]", 0), "data_offsets do not agree with dtype and shape");
   add("size disagrees", alone("F32", "[2]", "[0,9223372036854775807]", 8), "data_offsets do not agree with dtype and shape");
 
-  for (const std::size_t bytes : {0u, 1u, 7u}) add("data cut", alone("F32", "[2]", "[0,8]", bytes), "the file ends before its data does");
-  add("data cut", safetensors("{" + good + "," + entry("y", "U8", "[1]", "[8,9]") + "}", "12345678"), "the file ends before its data does");
+  for (const std::size_t bytes : {0u, 1u, 7u})
+    add("data cut", alone("F32", "[2]", "[0,8]", bytes), "the file ends before its data does");
+  add("data cut", safetensors("{" + good + "," + entry("y", "U8", "[1]", "[8,9]") + "}", "12345678"),
+      "the file ends before its data does");
   add("data cut", alone("U8", "[1099511627776]", "[0,1099511627776]", 8), "the file ends before its data does");
-  for (const std::size_t bytes : {9u, 16u, 1000u}) add("trailing bytes", alone("F32", "[2]", "[0,8]", bytes), "something follows the last tensor");
+  for (const std::size_t bytes : {9u, 16u, 1000u})
+    add("trailing bytes", alone("F32", "[2]", "[0,8]", bytes), "something follows the last tensor");
   add("trailing bytes", safetensors("{}", "x"), "something follows the last tensor");
   add("trailing bytes", safetensors("{\"__metadata__\":{}}", "PK\x03\x04"), "something follows the last tensor");
   add("trailing bytes", alone("U8", "[0]", "[0,0]", 1), "something follows the last tensor");
@@ -187,8 +224,10 @@ std::map<std::string, std::vector<Case>> corpus() {
   for (const char* number : {"2.0", "2e0", "-0", "-2", "0.2e1", "20E-1", "\"2\"", "null", "[2]", "{}", "true"}) {
     add("integers only", alone("F32", "[" + std::string(number) + "]", "[0,8]", 8), integers);
   }
-  for (const char* number : {"8.0", "8e0", "-8", "0.8e1", "-0"}) add("integers only", alone("F32", "[2]", "[0," + std::string(number) + "]", 8), integers);
-  for (const char* number : {"9223372036854775808", "18446744073709551616", "18446744073709551618", "340282366920938463463374607431768211456", "99999999999999999999"}) {
+  for (const char* number : {"8.0", "8e0", "-8", "0.8e1", "-0"})
+    add("integers only", alone("F32", "[2]", "[0," + std::string(number) + "]", 8), integers);
+  for (const char* number : {"9223372036854775808", "18446744073709551616", "18446744073709551618",
+                             "340282366920938463463374607431768211456", "99999999999999999999"}) {
     add("integers in range", alone("U8", "[" + std::string(number) + "]", "[0,2]", 2), "JSON: the integer is too large");
     add("integers in range", alone("U8", "[2]", "[0," + std::string(number) + "]", 2), "JSON: the integer is too large");
   }
@@ -241,7 +280,8 @@ TEST_CASE("too many tensors or metadata entries") {
   CHECK(fault_of(safetensors(header + "}")) == "accepted");
   CHECK(fault_of(safetensors(header + "," + entry("one more", "U8", "[0]", "[0,0]") + "}")) == "there are too many tensors");
   std::string metadata = "{\"__metadata__\":{";
-  for (Index i = 0; i < io::SafetensorsLimits::metadata_entries; ++i) metadata += (i > 0 ? ",\"" : "\"") + std::to_string(i) + "\":\"\"";
+  for (Index i = 0; i < io::SafetensorsLimits::metadata_entries; ++i)
+    metadata += (i > 0 ? ",\"" : "\"") + std::to_string(i) + "\":\"\"";
   CHECK(fault_of(safetensors(metadata + "}}")) == "accepted");
   CHECK(fault_of(safetensors(metadata + ",\"one more\":\"\"}}")) == "__metadata__ has too many entries");
 }

@@ -34,8 +34,8 @@ Shape shape(std::initializer_list<Index> extents) {
 
 /// One tensor's file, for reading elements of every type.
 std::string one_tensor(const std::string& dtype, Index elements, const std::string& data) {
-  return support::safetensors("{\"x\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + std::to_string(elements) + "],\"data_offsets\":[0," +
-                                  std::to_string(data.size()) + "]}}",
+  return support::safetensors("{\"x\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + std::to_string(elements) +
+                                  "],\"data_offsets\":[0," + std::to_string(data.size()) + "]}}",
                               data);
 }
 
@@ -142,7 +142,8 @@ TEST_CASE("elements convert between real types only") {
   std::int64_t whole = 0;
   const Status refused = file.read(file[0], &whole);
   REQUIRE(!refused);
-  CHECK(refused.error().message() == "memory: tensor \"x\": a tensor's elements are of another type\nstored as F64, wanted as I64");
+  CHECK(refused.error().message() ==
+        "memory: tensor \"x\": a tensor's elements are of another type\nstored as F64, wanted as I64");
   Memory integers(one_tensor("I32", 1, "abcd"));
   const SafetensorsFile other = opened("memory", integers);
   CHECK(!other.read(other[0], &rounded));
@@ -155,9 +156,10 @@ TEST_CASE("elements convert between real types only") {
 TEST_CASE("rows and ranges are checked") {
   std::vector<float> values(24);
   for (std::size_t i = 0; i < 24; ++i) values[i] = static_cast<float>(i);
-  Memory memory(support::safetensors(R"({"m":{"dtype":"F32","shape":[4,3,2],"data_offsets":[0,96]},"s":{"dtype":"F32","shape":[],"data_offsets":[96,100]},)"
-                                     R"("z":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[96,96]}})",
-                                     std::string(reinterpret_cast<char*>(values.data()), 96) + std::string("\0\0\x80?", 4)));
+  Memory memory(support::safetensors(
+      R"({"m":{"dtype":"F32","shape":[4,3,2],"data_offsets":[0,96]},"s":{"dtype":"F32","shape":[],"data_offsets":[96,100]},)"
+      R"("z":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[96,96]}})",
+      std::string(reinterpret_cast<char*>(values.data()), 96) + std::string("\0\0\x80?", 4)));
   const SafetensorsFile file = opened("memory", memory);
   const TensorInfo m = *file.find("m");
   float out[24] = {};
@@ -197,14 +199,16 @@ TEST_CASE("what is written is read: every type, shape and name") {
   };
   std::vector<Made> made;
   for (const io::DtypeFacts& facts : io::dtype_facts) {
-    for (const Shape& extents : {shape({}), shape({0}), shape({8}), shape({3, 8}), shape({2, 0, 5}), shape({1, 2, 1, 2, 1, 2, 1, 2})}) {
+    for (const Shape& extents :
+         {shape({}), shape({0}), shape({8}), shape({3, 8}), shape({2, 0, 5}), shape({1, 2, 1, 2, 1, 2, 1, 2})}) {
       const Index bits = extents.elements() * facts.bits;
       if (bits % 8 != 0) continue;
       made.push_back({"layers." + std::to_string(made.size()) + "." + std::string(facts.name), facts.dtype, extents, {}});
       for (Index i = 0; i < bits / 8; ++i) made.back().data += static_cast<char>(random());
     }
   }
-  for (const char* name : {"", "\"\\\n\x01", "\xF0\x9F\x98\x80", "a b", "__metadata", "\x7F"}) made.push_back({name, Dtype::u8, shape({1}), "x"});
+  for (const char* name : {"", "\"\\\n\x01", "\xF0\x9F\x98\x80", "a b", "__metadata", "\x7F"})
+    made.push_back({name, Dtype::u8, shape({1}), "x"});
   made.push_back({std::string("zero\0byte", 9), Dtype::u8, shape({1}), "y"});
   made.push_back({std::string(4096, 'n'), Dtype::u8, shape({1}), "z"});
   for (const Made& tensor : made) writer.add(tensor.name, tensor.dtype, tensor.shape, tensor.data.data());
@@ -346,7 +350,8 @@ TEST_CASE("with a checksum, no flipped bit and no cut goes unnoticed") {
   support::Random random(5);
   for (int i = 0; i < 2000; ++i) {
     std::string damaged = sound;
-    const Index length = 1 + random.below(64), from = random.below(to_index(sound.size()) - length), to = random.below(to_index(sound.size()) - length);
+    const Index length = 1 + random.below(64), from = random.below(to_index(sound.size()) - length),
+                to = random.below(to_index(sound.size()) - length);
     if (random.chance(0.5)) {
       damaged.replace(to_size(to), to_size(length), to_size(length), '\0');
     } else {

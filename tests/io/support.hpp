@@ -40,9 +40,7 @@ inline std::string slurp(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
-inline void spill(const std::string& path, const std::string& content) {
-  std::ofstream(path, std::ios::binary) << content;
-}
+inline void spill(const std::string& path, const std::string& content) { std::ofstream(path, std::ios::binary) << content; }
 inline bool exists(const std::string& path) {
   struct stat status {};
   return ::lstat(path.c_str(), &status) == 0;
@@ -116,8 +114,12 @@ class Watched final : public io::System {
     open_handles += handle >= 0;
     return handle;
   }
-  int facts(io::Handle file, io::FileFacts& facts) override { return plain([&] { return real_.facts(file, facts); }); }
-  int facts(const char* path, io::FileFacts& facts) override { return plain([&] { return real_.facts(path, facts); }); }
+  int facts(io::Handle file, io::FileFacts& facts) override {
+    return plain([&] { return real_.facts(file, facts); });
+  }
+  int facts(const char* path, io::FileFacts& facts) override {
+    return plain([&] { return real_.facts(path, facts); });
+  }
   Index read(io::Handle file, void* to, Index bytes, Index offset) override {
     const Index order = interfere(calls++);
     return order < 0 ? order : real_.read(file, to, order > 0 ? std::min(order, bytes) : bytes, offset);
@@ -126,9 +128,15 @@ class Watched final : public io::System {
     const Index order = interfere(calls++);
     return order < 0 ? order : real_.write(file, from, order > 0 ? std::min(order, bytes) : bytes);
   }
-  int lock(io::Handle file) override { return plain([&] { return real_.lock(file); }); }
-  int truncate(io::Handle file) override { return plain([&] { return real_.truncate(file); }); }
-  int sync(io::Handle file) override { return plain([&] { return real_.sync(file); }); }
+  int lock(io::Handle file) override {
+    return plain([&] { return real_.lock(file); });
+  }
+  int truncate(io::Handle file) override {
+    return plain([&] { return real_.truncate(file); });
+  }
+  int sync(io::Handle file) override {
+    return plain([&] { return real_.sync(file); });
+  }
   /// Closing always closes, even where it reports a failure: that is what systems do.
   int close(io::Handle file) override {
     --open_handles;
@@ -136,8 +144,12 @@ class Watched final : public io::System {
     const int result = real_.close(file);
     return order < 0 ? static_cast<int>(order) : result;
   }
-  int rename(const char* from, const char* to) override { return plain([&] { return real_.rename(from, to); }); }
-  int remove(const char* path) override { return plain([&] { return real_.remove(path); }); }
+  int rename(const char* from, const char* to) override {
+    return plain([&] { return real_.rename(from, to); });
+  }
+  int remove(const char* path) override {
+    return plain([&] { return real_.remove(path); });
+  }
 
  private:
   template <class Call>

@@ -12,7 +12,9 @@ TEST_CASE("RMSNorm keeps the laws") { test::laws_everywhere<norm::Rms<>, Env>();
 TEST_CASE("RMSNorm with gain 1 + weight keeps the laws") {
   test::laws_everywhere<norm::Rms<norm::Epsilon<1, 1'000'000>, norm::Gain::one_plus_weight>, Odd>();
 }
-TEST_CASE("RMSNorm without weight keeps the laws") { test::laws_everywhere<norm::Rms<norm::Epsilon<1, 100'000>, norm::Gain::none>, Env>(); }
+TEST_CASE("RMSNorm without weight keeps the laws") {
+  test::laws_everywhere<norm::Rms<norm::Epsilon<1, 100'000>, norm::Gain::none>, Env>();
+}
 TEST_CASE("LayerNorm keeps the laws") { test::laws_everywhere<norm::LayerNorm<>, Odd>(); }
 TEST_CASE("LayerNorm without bias keeps the laws") {
   test::laws_everywhere<norm::LayerNorm<norm::Epsilon<1, 100'000>, norm::Shift::weight>, Env>();

@@ -113,7 +113,8 @@ void check_layers(double tolerance) {
   check_layer<norm::Rms<norm::Epsilon<1, 1'000'000>, norm::Gain::one_plus_weight>, T, 32>(1, 1e-6, false, true, tolerance);
   check_layer<norm::Rms<norm::Epsilon<1, 10>, norm::Gain::none>, T, 7>(70, 0.1, false, false, tolerance);
   check_layer<norm::LayerNorm<>, T, 40>(3, 1e-5, true, false, tolerance);
-  check_layer<norm::LayerNorm<norm::Epsilon<1, 1'000'000'000'000>, norm::Shift::weight>, T, 33>(500, 1e-12, true, false, tolerance);
+  check_layer<norm::LayerNorm<norm::Epsilon<1, 1'000'000'000'000>, norm::Shift::weight>, T, 33>(500, 1e-12, true, false,
+                                                                                                tolerance);
   check_layer<norm::LayerNorm<norm::Epsilon<1, 10>, norm::Shift::none>, T, 5>(2, 0.1, true, false, tolerance);
 }
 
@@ -154,16 +155,18 @@ TEST_CASE("heads inside wider rows are normed on their own, in place and with ga
     for (Index h = 0; h < heads; ++h) {
       const auto from = hm::to_size(row * stride + first + h * size);
       const auto piece = [&](const std::vector<double>& all, std::size_t at) {
-        return std::vector<double>(all.begin() + static_cast<std::ptrdiff_t>(at), all.begin() + static_cast<std::ptrdiff_t>(at) + size);
+        return std::vector<double>(all.begin() + static_cast<std::ptrdiff_t>(at),
+                                   all.begin() + static_cast<std::ptrdiff_t>(at) + size);
       };
-      const Reference one = reference(1, size, piece(x, from), piece(weight, hm::to_size(h * size)), std::vector<double>(size, 0.0),
-                                      piece(dy, from), 1e-6, false);
+      const Reference one = reference(1, size, piece(x, from), piece(weight, hm::to_size(h * size)),
+                                      std::vector<double>(size, 0.0), piece(dy, from), 1e-6, false);
       near(y.data() + from, one.y, 1e-12);
       near(dx.data() + from, one.dx, 1e-12);
       for (Index i = 0; i < size; ++i) dweight_expected[hm::to_size(h * size + i)] += one.dweight[hm::to_size(i)];
     }
     for (Index i = 0; i < first; ++i) REQUIRE(y[hm::to_size(row * stride + i)] == x[hm::to_size(row * stride + i)]);
-    for (Index i = first + heads * size; i < stride; ++i) REQUIRE(dx[hm::to_size(row * stride + i)] == dy[hm::to_size(row * stride + i)]);
+    for (Index i = first + heads * size; i < stride; ++i)
+      REQUIRE(dx[hm::to_size(row * stride + i)] == dy[hm::to_size(row * stride + i)]);
   }
   near(dweight.data(), dweight_expected, 1e-11);
 }
@@ -172,10 +175,12 @@ TEST_CASE("parameters of norms hold what their options say") {
   using Env = hm::Environment<48, 16>;
   namespace norm = hm::norm;
   STATIC_REQUIRE(hm::element_count<norm::Rms<>::Layer<Env>::Parameters<float, hm::Flat>, float> == 48);
-  STATIC_REQUIRE(hm::element_count<norm::Rms<norm::Epsilon<1, 10>, norm::Gain::none>::Layer<Env>::Parameters<float, hm::Flat>, float> == 0);
+  STATIC_REQUIRE(
+      hm::element_count<norm::Rms<norm::Epsilon<1, 10>, norm::Gain::none>::Layer<Env>::Parameters<float, hm::Flat>, float> == 0);
   STATIC_REQUIRE(hm::element_count<norm::LayerNorm<>::Layer<Env>::Parameters<double, hm::Packed>, double> == 96);
   STATIC_REQUIRE(
-      hm::element_count<norm::LayerNorm<norm::Epsilon<1, 10>, norm::Shift::weight>::Layer<Env>::Parameters<double, hm::Flat>, double> == 48);
+      hm::element_count<norm::LayerNorm<norm::Epsilon<1, 10>, norm::Shift::weight>::Layer<Env>::Parameters<double, hm::Flat>,
+                        double> == 48);
   STATIC_REQUIRE(norm::Epsilon<1, 100'000>::value<float> == 1e-5f);
   STATIC_REQUIRE(norm::Epsilon<1, 1'000'000'000'000>::value<double> == 1e-12);
 }

@@ -40,7 +40,8 @@ struct Fixture {
         for (Index c = 0; c < channels; ++c) {
           double u = with_bias ? static_cast<double>(bias[at(c)]) : 0.0;
           for (Index back = 0; back < taps && back <= t; ++back) {
-            u += static_cast<double>(weight[at(c * taps + taps - 1 - back)]) * static_cast<double>(in[at((first + t - back) * stride + c)]);
+            u += static_cast<double>(weight[at(c * taps + taps - 1 - back)]) *
+                 static_cast<double>(in[at((first + t - back) * stride + c)]);
           }
           y[at((first + t) * channels + c)] = silu ? u / (1 + std::exp(-u)) : u;
         }
@@ -49,7 +50,9 @@ struct Fixture {
     }
     return y;
   }
-  hm::ops::ConvolveInput<T> input(bool with_bias) const { return {in.data(), stride, weight.data(), with_bias ? bias.data() : nullptr}; }
+  hm::ops::ConvolveInput<T> input(bool with_bias) const {
+    return {in.data(), stride, weight.data(), with_bias ? bias.data() : nullptr};
+  }
 };
 
 template <class T>
@@ -97,7 +100,8 @@ void forward(double tolerance) {
       std::vector<T> out(source.size() * channels, nan);
       auto input = f.input(with_bias);
       input.in = some.data();
-      Op::forward({}, plan.view(arrays), input, reinterpret_cast<std::byte*>(rings.data()), Index{history * channels * sizeof(T)}, out.data());
+      Op::forward({}, plan.view(arrays), input, reinterpret_cast<std::byte*>(rings.data()), Index{history * channels * sizeof(T)},
+                  out.data());
       for (std::size_t i = 0; i < source.size(); ++i) {
         REQUIRE(std::memcmp(out.data() + i * channels, whole.data() + at(source[i]) * channels, channels * sizeof(T)) == 0);
       }
@@ -116,7 +120,8 @@ void backward() {
   std::vector<double> slope = f.dy, d_in(f.in.size(), -7.0), d_weight(f.weight.size(), 1.0), d_bias(f.bias.size(), 2.0);
   std::vector<double> memory(at(Op::workspace_bytes(batch.sequences) / 8 + 8), std::numeric_limits<double>::quiet_NaN());
   std::byte* const begin = reinterpret_cast<std::byte*>(memory.data());
-  Op::backward({}, {begin, begin + memory.size() * 8}, batch, f.input(true), slope.data(), d_in.data(), f.stride, d_weight.data(), d_bias.data());
+  Op::backward({}, {begin, begin + memory.size() * 8}, batch, f.input(true), slope.data(), d_in.data(), f.stride, d_weight.data(),
+               d_bias.data());
   const auto slope_of = [&](double& place) {
     const double kept = place, h = 1e-5;
     double sum = 0;
@@ -129,11 +134,14 @@ void backward() {
     return sum;
   };
   for (Index r = 0; r < f.rows; ++r) {
-    for (Index c = 0; c < channels; c += channels > 20 ? 29 : 1) CHECK(std::abs(d_in[at(r * f.stride + c)] - slope_of(f.in[at(r * f.stride + c)])) < 1e-7);
+    for (Index c = 0; c < channels; c += channels > 20 ? 29 : 1)
+      CHECK(std::abs(d_in[at(r * f.stride + c)] - slope_of(f.in[at(r * f.stride + c)])) < 1e-7);
     for (Index c = channels; c < f.stride; ++c) CHECK(d_in[at(r * f.stride + c)] == -7.0);
   }
-  for (std::size_t i = 0; i < d_weight.size(); i += channels > 20 ? 11 : 1) CHECK(std::abs(d_weight[i] - 1 - slope_of(f.weight[i])) < 1e-7);
-  for (std::size_t i = 0; i < d_bias.size(); i += channels > 20 ? 7 : 1) CHECK(std::abs(d_bias[i] - 2 - slope_of(f.bias[i])) < 1e-7);
+  for (std::size_t i = 0; i < d_weight.size(); i += channels > 20 ? 11 : 1)
+    CHECK(std::abs(d_weight[i] - 1 - slope_of(f.weight[i])) < 1e-7);
+  for (std::size_t i = 0; i < d_bias.size(); i += channels > 20 ? 7 : 1)
+    CHECK(std::abs(d_bias[i] - 2 - slope_of(f.bias[i])) < 1e-7);
 }
 
 }  // namespace

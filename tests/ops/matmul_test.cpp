@@ -45,7 +45,8 @@ std::vector<T> numbers(Index count, unsigned seed) {
 class Scratch {
  public:
   explicit Scratch(Index bytes)
-      : bytes_(bytes), memory_(static_cast<std::byte*>(std::aligned_alloc(64, hm::to_size(hm::round_up(bytes + 1, 64)))), &std::free) {
+      : bytes_(bytes),
+        memory_(static_cast<std::byte*>(std::aligned_alloc(64, hm::to_size(hm::round_up(bytes + 1, 64)))), &std::free) {
     std::memset(memory_.get(), 0xff, hm::to_size(bytes));
   }
   hm::Arena arena() {
@@ -65,7 +66,8 @@ template <class T>
 class Guarded {
  public:
   static constexpr Index margin = 64;
-  explicit Guarded(std::vector<T> values) : count_(hm::to_index(values.size())), all_(hm::to_size(count_ + 2 * margin), not_a_number<T>) {
+  explicit Guarded(std::vector<T> values)
+      : count_(hm::to_index(values.size())), all_(hm::to_size(count_ + 2 * margin), not_a_number<T>) {
     for (Index i = 0; i < count_; ++i) data()[i] = values[hm::to_size(i)];
   }
   explicit Guarded(Index count) : Guarded(std::vector<T>(hm::to_size(count), not_a_number<T>)) {}
@@ -85,7 +87,7 @@ class Guarded {
 
 template <class T>
 bool equal_bits(const T* a, const T* b, Index count) {
-  return std::memcmp(a, b, hm::to_size(count) * sizeof(T)) == 0;
+  return count == 0 || std::memcmp(a, b, hm::to_size(count) * sizeof(T)) == 0;
 }
 
 /// |got − expected| within the rounding of `terms` terms of size at most 1.
@@ -188,8 +190,10 @@ void check_bits(Index rows) {
   REQUIRE((equal_bits(y.data(), other_y.data(), rows * out) && equal_bits(dx.data(), other_dx.data(), rows * in)));
   for (Index r = 0; r < rows; r += 5) {
     for (const bool pack : {false, true}) {
-      if (pack) Product::forward(space, scratch.arena(), 1, &x[hm::to_size(r * in)], *w.packed, nullptr, line.data());
-      else Product::forward(space, scratch.arena(), 1, &x[hm::to_size(r * in)], *w.flat, nullptr, line.data());
+      if (pack)
+        Product::forward(space, scratch.arena(), 1, &x[hm::to_size(r * in)], *w.packed, nullptr, line.data());
+      else
+        Product::forward(space, scratch.arena(), 1, &x[hm::to_size(r * in)], *w.flat, nullptr, line.data());
       REQUIRE(equal_bits(line.data(), &y[hm::to_size(r * out)], out));
     }
     std::memcpy(line.data(), &dx_before[hm::to_size(r * in)], sizeof(T) * in);

@@ -1,4 +1,5 @@
-// The chunked scan and its gradients against the recurrence S_t = e^{ΔA} S_{t−1} + Δ B ⊗ x and its adjoint, token by token in double.
+// The chunked scan and its gradients against the recurrence S_t = e^{ΔA} S_{t−1} + Δ B ⊗ x and its adjoint, token by token in
+// double.
 
 #include <limits>
 
@@ -66,7 +67,8 @@ struct Case {
       step[at(t)] = in > 20 ? in : std::log1p(std::exp(in));
       for (int n = 0; n < N; ++n) {
         for (int p = 0; p < P; ++p) {
-          memory[at(t + 1)][at(n * P + p)] = std::exp(step[at(t)] * rate) * memory[at(t)][at(n * P + p)] + step[at(t)] * b(r, h, n) * x(r, h, p);
+          memory[at(t + 1)][at(n * P + p)] =
+              std::exp(step[at(t)] * rate) * memory[at(t)][at(n * P + p)] + step[at(t)] * b(r, h, n) * x(r, h, p);
           y[at(r * I + h * P + p)] += memory[at(t + 1)][at(n * P + p)] * c(r, h, n);
         }
       }
@@ -134,11 +136,12 @@ void check(const Case<Sizes>& c, double tolerance, double gradient_tolerance, do
   const Index* const base = plan.data();
   const hm::Batch batch = plan.view(base);
   const hm::Extent extent = hm::Extent::of(batch, true);
-  const auto raw = test::cast<T>(c.raw), values = test::cast<T>(c.values), bias = test::cast<T>(c.bias), decay = test::cast<T>(c.decay_log),
-             skip = test::cast<T>(c.skip), dy = test::cast<T>(c.dy);
+  const auto raw = test::cast<T>(c.raw), values = test::cast<T>(c.values), bias = test::cast<T>(c.bias),
+             decay = test::cast<T>(c.decay_log), skip = test::cast<T>(c.skip), dy = test::cast<T>(c.dy);
   const hm::ops::ScanInput<T> input{raw.data(), c.H, values.data(), c.row, bias.data(), decay.data(), skip.data()};
   Poisoned tape_memory(hm::planned_bytes<hm::ops::ScanTape<T, Sizes>>(extent));
-  Poisoned scratch(hm::planned_bytes<hm::ops::ScanScratch<T, Sizes>>(extent)), scratch_back(hm::planned_bytes<hm::ops::ScanBackwardScratch<T, Sizes>>(extent));
+  Poisoned scratch(hm::planned_bytes<hm::ops::ScanScratch<T, Sizes>>(extent)),
+      scratch_back(hm::planned_bytes<hm::ops::ScanBackwardScratch<T, Sizes>>(extent));
   hm::Arena tape_arena = tape_memory.arena();
   const hm::ops::ScanTape<T, Sizes> tape(tape_arena, extent);
   const T nan = std::numeric_limits<T>::quiet_NaN();
@@ -148,7 +151,8 @@ void check(const Case<Sizes>& c, double tolerance, double gradient_tolerance, do
 
   std::vector<T> d_raw(raw.size(), nan), d_values(values.size(), nan), d_bias(bias.size(), static_cast<T>(begin));
   std::vector<T> d_decay = d_bias, d_skip = d_bias;
-  const hm::ops::ScanGradient<T> gradient{d_raw.data(), c.H, d_values.data(), c.row, d_bias.data(), d_decay.data(), d_skip.data()};
+  const hm::ops::ScanGradient<T> gradient{d_raw.data(),   c.H,          d_values.data(), c.row, d_bias.data(),
+                                          d_decay.data(), d_skip.data()};
   hm::ops::scan_backward(Space{}, scratch_back.arena(), batch, input, tape, dy.data(), gradient);
   CHECK(error(d_raw, c.d_raw) < gradient_tolerance);
   CHECK(error(d_values, c.d_values) < gradient_tolerance);
@@ -186,7 +190,8 @@ TEST_CASE("softplus keeps its relative precision") {
   double most = 0, most_float = 0;
   for (double x = -80; x < 40; x += 0.00137) {
     const float f = static_cast<float>(x);
-    const double expected = x > 20 ? x : std::log1p(std::exp(x)), for_float = f > 20 ? f : std::log1p(std::exp(static_cast<double>(f)));
+    const double expected = x > 20 ? x : std::log1p(std::exp(x)),
+                 for_float = f > 20 ? f : std::log1p(std::exp(static_cast<double>(f)));
     most = std::max(most, std::abs(hm::ops::softplus(x) / expected - 1));
     most_float = std::max(most_float, std::abs(static_cast<double>(hm::ops::softplus(f)) / for_float - 1));
   }

@@ -41,11 +41,13 @@ struct Mamba2Reference {
       for (std::size_t o = 0; o < projected; ++o) {
         for (std::size_t i = 0; i < width; ++i) line[o] += input[o * width + i] * x[t * width + i];
       }
-      seen.emplace_back(line.begin() + static_cast<std::ptrdiff_t>(inner), line.begin() + static_cast<std::ptrdiff_t>(inner + channels));
+      seen.emplace_back(line.begin() + static_cast<std::ptrdiff_t>(inner),
+                        line.begin() + static_cast<std::ptrdiff_t>(inner + channels));
       Numbers mixed(channels);
       for (std::size_t c = 0; c < channels; ++c) {
         double sum = convolution_bias[c];
-        for (std::size_t back = 0; back < taps && back <= t; ++back) sum += convolution[c * taps + taps - 1 - back] * seen[t - back][c];
+        for (std::size_t back = 0; back < taps && back <= t; ++back)
+          sum += convolution[c * taps + taps - 1 - back] * seen[t - back][c];
         mixed[c] = silu(sum);
       }
       Numbers gated(inner);

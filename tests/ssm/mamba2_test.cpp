@@ -36,8 +36,13 @@ struct Bench {
   using State = typename Layer::template State<T>;
   using Tape = typename Layer::template Tape<T>;
   Parameters p{};
-  Mamba2Reference reference{hm::to_size(width),        hm::to_size(sizes.heads),  hm::to_size(sizes.head), hm::to_size(sizes.state),
-                            hm::to_size(sizes.groups), hm::to_size(sizes.taps), 1e-5};
+  Mamba2Reference reference{hm::to_size(width),
+                            hm::to_size(sizes.heads),
+                            hm::to_size(sizes.head),
+                            hm::to_size(sizes.state),
+                            hm::to_size(sizes.groups),
+                            hm::to_size(sizes.taps),
+                            1e-5};
   std::vector<std::byte> states = poisoned(4 * Index{sizeof(State)});
 
   Bench() {
@@ -46,7 +51,8 @@ struct Bench {
         [&](const hm::Name& name, hm::Trait, auto& tensor) {
           const std::string text = name.text();
           const bool gain = text == "skip" || text == "norm.weight";
-          const double spread = text == "input.weight" || text == "output.weight" ? 1.5 / std::sqrt(static_cast<double>(width)) : 0.5;
+          const double spread =
+              text == "input.weight" || text == "output.weight" ? 1.5 / std::sqrt(static_cast<double>(width)) : 0.5;
           Numbers& copy = reference.named(text);
           copy = test::numbers(tensor.size, ++seed, spread, gain ? 1.0 : 0.0);
           for (std::size_t i = 0; i < copy.size(); ++i) tensor[static_cast<Index>(i)] = static_cast<T>(copy[i]);
@@ -56,8 +62,9 @@ struct Bench {
   }
 
   /// y of one call on poisoned memory; with `training`, also leaves the tape in `tape_bytes`.
-  std::vector<T> call(const std::vector<Piece>& pieces, const std::vector<T>& x, bool training, std::vector<std::byte>* tape_bytes = nullptr,
-                      const std::vector<T>* dy = nullptr, std::vector<T>* dx = nullptr, Parameters* gradient = nullptr) {
+  std::vector<T> call(const std::vector<Piece>& pieces, const std::vector<T>& x, bool training,
+                      std::vector<std::byte>* tape_bytes = nullptr, const std::vector<T>* dy = nullptr,
+                      std::vector<T>* dx = nullptr, Parameters* gradient = nullptr) {
     hm::BatchPlan plan;
     for (const Piece& piece : pieces) plan.add(piece.slot, piece.start, piece.count);
     const Index* const base = plan.data();
@@ -111,7 +118,8 @@ template <hm::ssm::Mamba2Sizes sizes, class T>
 void values(double tolerance) {
   constexpr Index width = 12;
   Bench<sizes, width, T> bench;
-  for (const Index rows : {Index{1}, Index{2}, sizes.chunk - 1, sizes.chunk, sizes.chunk + 1, 2 * sizes.chunk, 3 * sizes.chunk + 5}) {
+  for (const Index rows :
+       {Index{1}, Index{2}, sizes.chunk - 1, sizes.chunk, sizes.chunk + 1, 2 * sizes.chunk, 3 * sizes.chunk + 5}) {
     const auto x = test::cast<T>(test::numbers(rows * width, 7));
     const Numbers expected = bench.reference.forward(Numbers(x.begin(), x.end()));
     double squares = 0;
@@ -162,7 +170,8 @@ void together() {
   // Three sequences at different places, in calls that take different numbers of rows of each; slots in another order.
   const Index slot[3] = {3, 0, 2};
   Index at[3] = {0, 0, 0};
-  const std::vector<std::vector<Index>> calls = {{chunk - 2, 1, 0}, {1, 0, chunk}, {chunk + 4, 3, 1}, {0, chunk, chunk + 1}, {0, chunk - 1, 1}};
+  const std::vector<std::vector<Index>> calls = {
+      {chunk - 2, 1, 0}, {1, 0, chunk}, {chunk + 4, 3, 1}, {0, chunk, chunk + 1}, {0, chunk - 1, 1}};
   for (const auto& counts : calls) {
     std::vector<Piece> pieces;
     std::vector<T> in, expected;
@@ -310,7 +319,8 @@ TEST_CASE("a sequence of Mamba-2 may go back within its chunk as far as it keeps
 TEST_CASE("Mamba-2 counts as published") {
   // Mamba-2 130M: width 768, 24 heads of 64, state 128: d(2·di + 2·N + H) + (K+1)(di + 2N) + 3H + di + di·d.
   using Layer = hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{.heads = 24, .head = 64, .state = 128}>::Layer<hm::Environment<768, 2048>>;
-  STATIC_REQUIRE(Layer::active_parameters() == hm::Spread::always(768 * (2 * 1536 + 256 + 24) + 5 * (1536 + 256) + 3 * 24 + 1536 + 1536 * 768));
+  STATIC_REQUIRE(Layer::active_parameters() ==
+                 hm::Spread::always(768 * (2 * 1536 + 256 + 24) + 5 * (1536 + 256) + 3 * 24 + 1536 + 1536 * 768));
   STATIC_REQUIRE(Layer::recurrent_elements == 24 * 64 * 128 + 3 * (1536 + 256));
   STATIC_REQUIRE(hm::state_bytes<Layer::State<float>> == 4 * (24 * 64 * 128 + 3 * 1792 + 64 * (1536 + 128 + 48)));
   constexpr double products = 2.0 * 768 * (2 * 1536 + 256 + 24 + 1536);

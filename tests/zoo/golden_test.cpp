@@ -13,14 +13,22 @@ namespace hm = hybridmoe;
 using hm::Index;
 
 struct Llama : hm::zoo::Llama<{.vocab = 101, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 44, .context = 64}> {};
-struct Mistral : hm::zoo::Mistral<{.vocab = 97, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 48, .context = 64}, 7, hm::norm::Epsilon<1, 1'000'000>> {};
-struct Mixtral : hm::zoo::Mixtral<{.vocab = 97, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 20, .context = 64}, 5, 2> {};
+struct Mistral : hm::zoo::Mistral<{.vocab = 97, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 48, .context = 64}, 7,
+                                  hm::norm::Epsilon<1, 1'000'000>> {};
+struct Mixtral
+    : hm::zoo::Mixtral<{.vocab = 97, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 20, .context = 64}, 5, 2> {};
 struct Gpt2 : hm::zoo::Gpt2<{.vocab = 101, .width = 36, .layers = 2, .heads = 4, .context = 44, .hidden = 50}> {};
-struct Mamba2 : hm::zoo::Mamba2<{.vocab = 97, .width = 32, .layers = 2, .mixer = {.heads = 4, .head = 16, .state = 10, .groups = 2, .chunk = 8}, .tied = false}> {};
+struct Mamba2 : hm::zoo::Mamba2<{.vocab = 97,
+                                 .width = 32,
+                                 .layers = 2,
+                                 .mixer = {.heads = 4, .head = 16, .state = 10, .groups = 2, .chunk = 8},
+                                 .tied = false}> {};
 
 namespace {
 
-std::string path(const std::string& family, const char* file) { return std::string(HYBRIDMOE_TEST_DATA) + "/golden/" + family + "/" + file; }
+std::string path(const std::string& family, const char* file) {
+  return std::string(HYBRIDMOE_TEST_DATA) + "/golden/" + family + "/" + file;
+}
 
 template <class T>
 std::vector<T> read(const hm::io::SafetensorsFile& file, const std::string& name) {
@@ -74,7 +82,8 @@ void check_greedy(const Model& packed, const hm::io::SafetensorsFile& golden) {
   auto session = hm::generate::Session<Model>::create(packed, {.sequences = in.sequences});
   REQUIRE(session);
   std::vector<hm::generate::Request> requests;
-  for (Index s = 0; s < in.sequences; ++s) requests.push_back({{in.tokens.data() + s * in.length, hm::to_size(in.length)}, count});
+  for (Index s = 0; s < in.sequences; ++s)
+    requests.push_back({{in.tokens.data() + s * in.length, hm::to_size(in.length)}, count});
   std::vector<std::vector<std::int64_t>> written(hm::to_size(in.sequences));
   REQUIRE(hm::generate::generate(*session, std::span<const hm::generate::Request>(requests), {.temperature = 0},
                                  [&](Index s, std::int32_t token) { return written[hm::to_size(s)].push_back(token), true; }));
@@ -101,7 +110,8 @@ void check_gradients(const Model& model, const hm::io::SafetensorsFile& golden, 
   call.training = true;
   std::vector<float> gradient(hm::to_size(Model::elements));
   double loss = 0;
-  D::loss_and_gradient(call, model.parameters(), in.tokens.data(), target.data(), static_cast<float>(1 / count), false, &loss, gradient.data(), static_cast<float**>(nullptr));
+  D::loss_and_gradient(call, model.parameters(), in.tokens.data(), target.data(), static_cast<float>(1 / count), false, &loss,
+                       gradient.data(), static_cast<float**>(nullptr));
   CHECK(std::fabs(loss / count - static_cast<double>(read<float>(golden, "loss")[0])) < 1e-5);
 
   hm::io::ConstTensorList list;

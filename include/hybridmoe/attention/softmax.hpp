@@ -63,7 +63,8 @@ struct Softmax {
       }
     }
 
-    static constexpr Index tiles = ops::tiles_for(Mask::kept(Env::context, Env::chunk)) + (Mask::kept(Env::context, Env::chunk) < Env::context);
+    static constexpr Index tiles =
+        ops::tiles_for(Mask::kept(Env::context, Env::chunk)) + (Mask::kept(Env::context, Env::chunk) < Env::context);
 
     /// Keys and values of one sequence: all of the context, or a ring of the window and the longest chunk.
     template <class T>
@@ -113,18 +114,22 @@ struct Softmax {
 
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent e) {
-      const Index products = larger(product_workspace<T, Storage, inner, width>(e),
-                                    larger(product_workspace<T, Storage, kv_inner, width>(e), product_workspace<T, Storage, width, inner>(e)));
+      const Index products =
+          larger(product_workspace<T, Storage, inner, width>(e),
+                 larger(product_workspace<T, Storage, kv_inner, width>(e), product_workspace<T, Storage, width, inner>(e)));
       return products + (e.training ? planned_bytes<Scratch<T>>(e) : 0);
     }
 
     template <class Space, class T, class Storage>
-    HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x, Rows<T, width> y,
-                                           States<State<T>> states, const Tape<T>& tape) {
+    HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x,
+                                           Rows<T, width> y, States<State<T>> states, const Tape<T>& tape) {
       const Batch& batch = call.batch;
-      In<Space, T>::forward(call.space, call.arena, batch.rows, x.data, p.query, first_element<T, Biases::input>(p.query_bias), tape.query);
-      InKv<Space, T>::forward(call.space, call.arena, batch.rows, x.data, p.key, first_element<T, Biases::input>(p.key_bias), tape.key);
-      InKv<Space, T>::forward(call.space, call.arena, batch.rows, x.data, p.value, first_element<T, Biases::input>(p.value_bias), tape.value);
+      In<Space, T>::forward(call.space, call.arena, batch.rows, x.data, p.query, first_element<T, Biases::input>(p.query_bias),
+                            tape.query);
+      InKv<Space, T>::forward(call.space, call.arena, batch.rows, x.data, p.key, first_element<T, Biases::input>(p.key_bias),
+                              tape.key);
+      InKv<Space, T>::forward(call.space, call.arena, batch.rows, x.data, p.value, first_element<T, Biases::input>(p.value_bias),
+                              tape.value);
       const auto stores = stores_of<T>(states, tape);
       call.space.each(divide_up(batch.rows, ops::head_rows),
                       ops::StoreHeads<T, heads.query, heads.kv, size, Position, QueryKeyNorm>{
@@ -132,12 +137,14 @@ struct Softmax {
                           first_element<T, QueryKeyNorm::weighted>(p.key_gain), scale<T>(), tape.ready, stores});
       using Core = ops::SoftmaxAttention<T, heads.query, heads.kv, size, Mask>;
       call.space.each(Core::items(batch), Core{batch, tape.ready, stores, tape.mixed, tape.log_sum_of_exp});
-      Out<Space, T>::forward(call.space, call.arena, batch.rows, tape.mixed, p.output, first_element<T, Biases::output>(p.output_bias), y.data);
+      Out<Space, T>::forward(call.space, call.arena, batch.rows, tape.mixed, p.output,
+                             first_element<T, Biases::output>(p.output_bias), y.data);
     }
 
     template <class Space, class T>
-    HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x, const Tape<T>& tape,
-                                            Rows<const T, width> dy, Rows<T, width> dx, Parameters<T, Flat>& gradient) {
+    HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x,
+                                            const Tape<T>& tape, Rows<const T, width> dy, Rows<T, width> dx,
+                                            Parameters<T, Flat>& gradient) {
       const Batch& batch = call.batch;
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(batch, true));
@@ -146,18 +153,21 @@ struct Softmax {
       Out<Space, T>::backward_weight(call.space, arena, batch.rows, tape.mixed, dy.data, gradient.output,
                                      first_element<T, Biases::output>(gradient.output_bias));
       using Core = ops::SoftmaxAttentionBackward<T, heads.query, heads.kv, size, Mask>;
-      call.space.each(Core::items(batch), Core{batch, tape.ready, stores_of<T>({}, tape), tape.mixed, tape.log_sum_of_exp, s.d_mixed,
-                                               s.d_query, s.d_key, s.d_value, s.inner_products});
-      unstore<heads.query>(call, tape.query, first_element<T, QueryKeyNorm::weighted>(p.query_gain), scale<T>(), s.d_query, s.partial,
-                           first_element<T, QueryKeyNorm::weighted>(gradient.query_gain));
+      call.space.each(Core::items(batch), Core{batch, tape.ready, stores_of<T>({}, tape), tape.mixed, tape.log_sum_of_exp,
+                                               s.d_mixed, s.d_query, s.d_key, s.d_value, s.inner_products});
+      unstore<heads.query>(call, tape.query, first_element<T, QueryKeyNorm::weighted>(p.query_gain), scale<T>(), s.d_query,
+                           s.partial, first_element<T, QueryKeyNorm::weighted>(gradient.query_gain));
       unstore<heads.kv>(call, tape.key, first_element<T, QueryKeyNorm::weighted>(p.key_gain), T(1), s.d_key, s.partial,
                         first_element<T, QueryKeyNorm::weighted>(gradient.key_gain));
       In<Space, T>::backward_input(call.space, arena, batch.rows, s.d_query, p.query, dx.data);
       InKv<Space, T>::backward_input(call.space, arena, batch.rows, s.d_key, p.key, dx.data);
       InKv<Space, T>::backward_input(call.space, arena, batch.rows, s.d_value, p.value, dx.data);
-      In<Space, T>::backward_weight(call.space, arena, batch.rows, x.data, s.d_query, gradient.query, first_element<T, Biases::input>(gradient.query_bias));
-      InKv<Space, T>::backward_weight(call.space, arena, batch.rows, x.data, s.d_key, gradient.key, first_element<T, Biases::input>(gradient.key_bias));
-      InKv<Space, T>::backward_weight(call.space, arena, batch.rows, x.data, s.d_value, gradient.value, first_element<T, Biases::input>(gradient.value_bias));
+      In<Space, T>::backward_weight(call.space, arena, batch.rows, x.data, s.d_query, gradient.query,
+                                    first_element<T, Biases::input>(gradient.query_bias));
+      InKv<Space, T>::backward_weight(call.space, arena, batch.rows, x.data, s.d_key, gradient.key,
+                                      first_element<T, Biases::input>(gradient.key_bias));
+      InKv<Space, T>::backward_weight(call.space, arena, batch.rows, x.data, s.d_value, gradient.value,
+                                      first_element<T, Biases::input>(gradient.value_bias));
     }
 
     // Accounting.
@@ -186,10 +196,11 @@ struct Softmax {
 
     /// d (by the ready vectors) becomes the gradient by the projection's output; the gain's gradient is added to d_gain.
     template <int count, class Space, class T>
-    HYBRIDMOE_FUNCTION static void unstore(const Call<Space>& call, const T* input, const T* gain, T factor, T* d, T* partial, T* d_gain) {
+    HYBRIDMOE_FUNCTION static void unstore(const Call<Space>& call, const T* input, const T* gain, T factor, T* d, T* partial,
+                                           T* d_gain) {
       const Index items = divide_up(call.batch.rows, ops::head_rows);
-      call.space.each(items, ops::UnstoreHeads<T, count, size, Position, QueryKeyNorm>{call.batch, input, gain, factor, d,
-                                                                                       QueryKeyNorm::weighted ? partial : nullptr});
+      call.space.each(items, ops::UnstoreHeads<T, count, size, Position, QueryKeyNorm>{
+                                 call.batch, input, gain, factor, d, QueryKeyNorm::weighted ? partial : nullptr});
       if constexpr (QueryKeyNorm::weighted) call.space.each(1, ops::SumPartials<T, size>{items, partial, d_gain});
     }
   };

@@ -94,7 +94,8 @@ struct Mlp {
 enum class GeluForm { tanh, erf };
 
 template <Index hidden, GeluForm form = GeluForm::tanh, bool biased = true>
-struct Gelu : Mlp<hidden, std::conditional_t<form == GeluForm::tanh, ops::activation::GeluTanh, ops::activation::GeluErf>, biased> {};
+struct Gelu
+    : Mlp<hidden, std::conditional_t<form == GeluForm::tanh, ops::activation::GeluTanh, ops::activation::GeluErf>, biased> {};
 
 /// up, relu², down (So et al., "Primer", 2021): Nemotron's.
 template <Index hidden, bool biased = false>

@@ -44,7 +44,7 @@ struct GatedMlp {
     };
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent extent) {
-      const Index sides = product_workspace<T, Storage, joint ? 2 * hidden : hidden, width>(extent);
+      const Index sides = product_workspace < T, Storage, joint ? 2 * hidden : hidden, width > (extent);
       return (extent.training ? planned_bytes<Scratch<T>>(extent.rows) : 0) +
              larger(sides, product_workspace<T, Storage, width, hidden>(extent));
     }
@@ -54,7 +54,8 @@ struct GatedMlp {
                                            Rows<T, width> y, States<Stateless>, const Tape<T>& tape) {
       const Index rows = call.batch.rows;
       if constexpr (joint) {
-        Joint<Space, T>::forward(call.space, call.arena, rows, x.data, both<Storage>(p.sides), side_bias<const T>(p, 0), tape.sides);
+        Joint<Space, T>::forward(call.space, call.arena, rows, x.data, both<Storage>(p.sides), side_bias<const T>(p, 0),
+                                 tape.sides);
       } else {
         Side<Space, T>::forward(call.space, call.arena, rows, x.data, p.sides[0], side_bias<const T>(p, 0), tape.sides);
         Side<Space, T>::forward(call.space, call.arena, rows, x.data, p.sides[1], side_bias<const T>(p, 1), up(tape.sides, rows));
@@ -84,14 +85,13 @@ struct GatedMlp {
         for (Index side = 0; side < 2; ++side) {
           const T* const dside = side == 0 ? scratch.dsides : up(scratch.dsides, rows);
           Side<Space, T>::backward_input(call.space, rest, rows, dside, p.sides[side], dx.data);
-          Side<Space, T>::backward_weight(call.space, rest, rows, x.data, dside, gradient.sides[side], side_bias<T>(gradient, side));
+          Side<Space, T>::backward_weight(call.space, rest, rows, x.data, dside, gradient.sides[side],
+                                          side_bias<T>(gradient, side));
         }
       }
     }
 
-    static constexpr Spread active_parameters() {
-      return Spread::always(3 * width * hidden + (biased ? 2 * hidden + width : 0));
-    }
+    static constexpr Spread active_parameters() { return Spread::always(3 * width * hidden + (biased ? 2 * hidden + width : 0)); }
     static constexpr Flops flops_per_token(Index) { return Flops::product(3.0 * width * hidden); }
     static constexpr Index recurrent_elements = 0;
     static constexpr Index cache_elements_per_token(Index) { return 0; }

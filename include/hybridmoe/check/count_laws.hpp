@@ -31,7 +31,8 @@ Touched touched_by_a_token(Subject<T>& subject, const Options& options) {
   Touched touched;
   for (const TensorFacts& tensor : facts.tensors) {
     std::vector<T> moved = parameters;
-    for (Index i = 0; i < tensor.size; ++i) moved[to_size(tensor.offset + i)] = moved[to_size(tensor.offset + i)] * T(1.25) + T(0.1);
+    for (Index i = 0; i < tensor.size; ++i)
+      moved[to_size(tensor.offset + i)] = moved[to_size(tensor.offset + i)] * T(1.25) + T(0.1);
     subject.set_parameters(moved);
     subject.train(plan, run);
     if (std::memcmp(run.y.data() + last, base.data() + last, to_size(facts.width) * sizeof(T)) == 0) continue;
@@ -51,7 +52,8 @@ inline void plans_grow(const LayerFacts& facts, Report& report) {
           const Extent extent{rows, sequences, training};
           report.comparisons += 2;
           if (facts.tape_bytes(extent) > facts.tape_bytes(wider)) report.fail("law 5: a larger batch plans a smaller tape");
-          if (facts.workspace_bytes(extent) > facts.workspace_bytes(wider)) report.fail("law 5: a larger batch declares less workspace");
+          if (facts.workspace_bytes(extent) > facts.workspace_bytes(wider))
+            report.fail("law 5: a larger batch declares less workspace");
         }
       }
     }

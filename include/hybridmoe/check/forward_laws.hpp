@@ -70,8 +70,9 @@ class ForwardLaws {
       Index c = 0;
       while (std::memcmp(got + row * width() + c, expected + c, sizeof(T)) == 0) ++c;
       return report_.fail("law 1: " + how + ", position " + std::to_string(from + row) + " of a sequence of " +
-                          std::to_string(lengths_[to_size(sequence)]) + " has other bits than in a training call of that sequence alone (column " +
-                          std::to_string(c) + ": " + number(static_cast<double>(got[row * width() + c])) + " against " +
+                          std::to_string(lengths_[to_size(sequence)]) +
+                          " has other bits than in a training call of that sequence alone (column " + std::to_string(c) + ": " +
+                          number(static_cast<double>(got[row * width() + c])) + " against " +
                           number(static_cast<double>(expected[c])) + ")");
     }
   }
@@ -124,11 +125,13 @@ class ForwardLaws {
       subject_.train(plan, run);
       const auto same = [&](Index from, Index to) {
         report_.comparisons += (to - from) * width();
-        return std::memcmp(run.y.data() + from * width(), expected_.data() + from * width(), to_size((to - from) * width()) * sizeof(T)) == 0;
+        return std::memcmp(run.y.data() + from * width(), expected_.data() + from * width(),
+                           to_size((to - from) * width()) * sizeof(T)) == 0;
       };
       const Index end = first_[to_size(s)] + length, rows = plan.rows();
       if (!same(first_[to_size(s)], changed)) report_.fail("law 2: a changed token changes outputs before it");
-      if (!same(0, first_[to_size(s)]) || !same(end, rows)) report_.fail("law 2: a changed token changes outputs of another sequence");
+      if (!same(0, first_[to_size(s)]) || !same(end, rows))
+        report_.fail("law 2: a changed token changes outputs of another sequence");
       if (same(changed, end)) report_.fail("law 2: a changed token changes no output at all");
     }
   }
@@ -192,8 +195,8 @@ class ForwardLaws {
         position[to_size(piece.sequence)] += piece.count;
         got += piece.count * width();
       }
-      scratch_is_declared(subject.workspace_used, subject.facts.workspace_bytes({plan.rows(), plan.sequences(), false}), plan.rows(),
-                          "forward with states", report_);
+      scratch_is_declared(subject.workspace_used, subject.facts.workspace_bytes({plan.rows(), plan.sequences(), false}),
+                          plan.rows(), "forward with states", report_);
     }
     if (subject.allocated > 0) {
       report_.fail("law 5: a forward with states allocates memory " + std::to_string(subject.allocated) + " times");

@@ -18,7 +18,10 @@ class GradientCheck {
   static constexpr double tolerance = 1e-6;
 
   GradientCheck(Subject<double>& subject, const Options& options, Report& report)
-      : subject_(subject), options_(options), report_(report), dice_(options.seed, "gradient"),
+      : subject_(subject),
+        options_(options),
+        report_(report),
+        dice_(options.seed, "gradient"),
         plan_(whole_sequences(gradient_lengths(subject.facts, options))) {}
 
   void run() {
@@ -75,8 +78,8 @@ class GradientCheck {
     }
   }
 
-  void compare(const std::string& what, std::vector<double>& at, const double* gradient, Index first, const std::vector<double>& along,
-               double typical) {
+  void compare(const std::string& what, std::vector<double>& at, const double* gradient, Index first,
+               const std::vector<double>& along, double typical) {
     const std::vector<double> saved = at;
     const auto moved = [&](double distance) {
       for (std::size_t i = 0; i < along.size(); ++i) at[to_size(first) + i] = saved[to_size(first) + i] + distance * along[i];

@@ -40,13 +40,16 @@ void backward_memory(Subject<T>& subject, const Options& options, Report& report
   const Index used = subject.workspace_used;
   subject.train(plan, zero);
   report.comparisons += to_index(nan.y.size() + nan.dx.size() + nan.gradient.size());
-  const auto finite = [](const std::vector<T>& values) { return std::all_of(values.begin(), values.end(), [](T v) { return math::is_finite(v); }); };
+  const auto finite = [](const std::vector<T>& values) {
+    return std::all_of(values.begin(), values.end(), [](T v) { return math::is_finite(v); });
+  };
   if (!finite(nan.dx) || !finite(nan.gradient)) {
     report.fail("law 4: backward computes gradients from memory that nobody wrote");
   } else if (!equal_bits(nan.dx, zero.dx) || !equal_bits(nan.gradient, zero.gradient) || !equal_bits(nan.y, zero.y)) {
     report.fail("law 4: outputs or gradients depend on what scratch, tape or y held before the call");
   }
-  scratch_is_declared(used, subject.facts.workspace_bytes({plan.rows(), plan.sequences(), true}), plan.rows(), "a training call", report);
+  scratch_is_declared(used, subject.facts.workspace_bytes({plan.rows(), plan.sequences(), true}), plan.rows(), "a training call",
+                      report);
   report.add_bits(nan.y);
   report.add_bits(nan.dx);
   report.add_bits(nan.gradient);
@@ -55,7 +58,8 @@ void backward_memory(Subject<T>& subject, const Options& options, Report& report
 /// Outputs and gradients of a training call agree with those of another subject of the same layer, within `tolerance` of the
 /// spread of each tensor's values.
 template <class T, class U>
-void agreement(Subject<T>& subject, Subject<U>& reference, const std::string& who, double tolerance, const Options& options, Report& report) {
+void agreement(Subject<T>& subject, Subject<U>& reference, const std::string& who, double tolerance, const Options& options,
+               Report& report) {
   const auto converted = [](const std::vector<T>& values) { return std::vector<U>(values.begin(), values.end()); };
   BatchPlan plan = whole_sequences(gradient_lengths(subject.facts, options));
   const std::vector<T> parameters = subject.random_parameters(options.seed + 2);
@@ -76,7 +80,8 @@ void agreement(Subject<T>& subject, Subject<U>& reference, const std::string& wh
     for (Index i = first; i < first + size; ++i) most = std::max(most, std::abs(static_cast<double>(values[to_size(i)])));
     return most;
   };
-  const auto compare = [&](const std::string& what, const std::vector<T>& got, const std::vector<U>& wanted, Index first, Index size) {
+  const auto compare = [&](const std::string& what, const std::vector<T>& got, const std::vector<U>& wanted, Index first,
+                           Index size) {
     double worst = 0;
     for (Index i = first; i < first + size; ++i) {
       const double difference = std::abs(static_cast<double>(got[to_size(i)]) - static_cast<double>(wanted[to_size(i)]));

@@ -24,8 +24,8 @@ struct Options {
 /// The outcome: one sentence per broken promise.
 struct Report {
   std::vector<std::string> failures;
-  Index comparisons = 0;  ///< values held against each other
-  Index skipped = 0;      ///< derivatives left out of law 3, since a choice of the layer flips there
+  Index comparisons = 0;                  ///< values held against each other
+  Index skipped = 0;                      ///< derivatives left out of law 3, since a choice of the layer flips there
   std::uint64_t bits = random::hash({});  ///< of all outputs and gradients: equal for any number of threads
 
   explicit operator bool() const { return failures.empty() && comparisons > 0; }
@@ -49,7 +49,8 @@ struct Report {
   }
   std::string text() const {
     if (failures.empty()) {
-      return comparisons > 0 ? "all laws hold (" + std::to_string(comparisons) + " comparisons)" : std::string("nothing was compared");
+      return comparisons > 0 ? "all laws hold (" + std::to_string(comparisons) + " comparisons)"
+                             : std::string("nothing was compared");
     }
     std::string result = std::to_string(failures.size()) + (failures.size() == 1 ? " law broken:" : " laws broken:");
     for (const std::string& sentence : failures) result += "\n  " + sentence;

@@ -59,7 +59,8 @@ struct ForwardComputation {
   template <class Space>
   HYBRIDMOE_FUNCTION void operator()(const Space& space) const {
     const Tape tape = memory.planned<Tape>(training);
-    Layer::forward(memory.call(space, training), *parameters, Rows<const T, Layer::width>{x}, Rows<T, Layer::width>{y}, states, tape);
+    Layer::forward(memory.call(space, training), *parameters, Rows<const T, Layer::width>{x}, Rows<T, Layer::width>{y}, states,
+                   tape);
     if constexpr (requires { Layer::template losses<T>(tape).value; }) {
       const T* const value = Layer::template losses<T>(tape).value;
       if (training && value != nullptr) space.each(1, CopyScalarKernel<T>{value, loss});
@@ -82,8 +83,8 @@ struct BackwardComputation {
   HYBRIDMOE_FUNCTION void operator()(const Space& space) const {
     constexpr Index width = Layer::width;
     const Tape tape = memory.planned<Tape>(true);
-    Layer::backward(memory.call(space, true), *parameters, Rows<const T, width>{x}, tape, Rows<const T, width>{dy}, Rows<T, width>{dx},
-                    *gradient);
+    Layer::backward(memory.call(space, true), *parameters, Rows<const T, width>{x}, tape, Rows<const T, width>{dy},
+                    Rows<T, width>{dx}, *gradient);
   }
 };
 
@@ -101,7 +102,8 @@ struct SpreadStart {
     for (Index i = 0; i < Tensor::size; ++i) {
       const random::Block words = random::draw(key, stream, static_cast<std::uint64_t>(i));
       const double normal = static_cast<double>(random::normal(words.word[0], words.word[1]));
-      tensor.data[i] = static_cast<T>(trait.start == Start::normal ? deviation * normal : static_cast<double>(trait.a) + 0.2 * normal);
+      tensor.data[i] =
+          static_cast<T>(trait.start == Start::normal ? deviation * normal : static_cast<double>(trait.a) + 0.2 * normal);
     }
   }
 };
@@ -145,8 +147,18 @@ class SubjectOf final : public Subject<T> {
   using State = typename Layer::template State<T>;
 
   explicit SubjectOf(const Place& place)
-      : place_(place), plan_(place), x_(place), y_(place), dy_(place), dx_(place), parameters_(place), gradient_(place), tape_(place),
-        scratch_(place), states_(place), loss_(place) {
+      : place_(place),
+        plan_(place),
+        x_(place),
+        y_(place),
+        dy_(place),
+        dx_(place),
+        parameters_(place),
+        gradient_(place),
+        tape_(place),
+        scratch_(place),
+        states_(place),
+        loss_(place) {
     this->facts = facts_of<Layer, Env, T, Storage>();
   }
 
@@ -181,8 +193,13 @@ class SubjectOf final : public Subject<T> {
       CallMemory memory = prepare(plan, run.x, true, run.poison);
       memory.auxiliary = run.auxiliary;
       loss_.hold(std::vector<T>{T(0)});
-      place_.run(ForwardComputation<Layer, T, Flat>{memory, true, parameters_.template as<const FlatParameters>(),
-                                                    x_.template as<const T>(), y_.template as<T>(), {}, loss_.template as<T>()});
+      place_.run(ForwardComputation<Layer, T, Flat>{memory,
+                                                    true,
+                                                    parameters_.template as<const FlatParameters>(),
+                                                    x_.template as<const T>(),
+                                                    y_.template as<T>(),
+                                                    {},
+                                                    loss_.template as<T>()});
       run.y = y_.template values<T>();
       run.loss = static_cast<double>(loss_.template values<T>()[0]);
       inspect("forward", run.poison == 0xff);
@@ -191,7 +208,8 @@ class SubjectOf final : public Subject<T> {
       dx_.hold(run.dx);
       gradient_.hold(run.gradient);
       place_.run(BackwardComputation<Layer, T>{memory, parameters_.template as<const FlatParameters>(), x_.template as<const T>(),
-                                               dy_.template as<const T>(), dx_.template as<T>(), gradient_.template as<FlatParameters>()});
+                                               dy_.template as<const T>(), dx_.template as<T>(),
+                                               gradient_.template as<FlatParameters>()});
       run.dx = dx_.template values<T>();
       run.gradient = gradient_.template values<T>();
       inspect("backward", false);
@@ -211,9 +229,13 @@ class SubjectOf final : public Subject<T> {
     const CallMemory memory = prepare(plan, x, false, 0xff);
     const std::vector<std::byte> before = states_.template values<std::byte>();
     loss_.hold(std::vector<T>{T(0)});
-    const ForwardComputation<Layer, T, Storage> forward{
-        memory, false, parameters_.template as<const Parameters>(), x_.template as<const T>(), y_.template as<T>(),
-        States<State>{std::is_empty_v<State> ? nullptr : states_.data(), stride}, loss_.template as<T>()};
+    const ForwardComputation<Layer, T, Storage> forward{memory,
+                                                        false,
+                                                        parameters_.template as<const Parameters>(),
+                                                        x_.template as<const T>(),
+                                                        y_.template as<T>(),
+                                                        States<State>{std::is_empty_v<State> ? nullptr : states_.data(), stride},
+                                                        loss_.template as<T>()};
     const std::uint64_t earlier = this->allocations == nullptr ? 0 : this->allocations();
     place_.run(forward);
     if (this->allocations != nullptr) this->allocated += static_cast<Index>(this->allocations() - earlier);
@@ -321,7 +343,8 @@ void visit_covers(Report& report, const std::string& storage) {
     }
     const Index gap = (next == nullptr ? end : next->from) - covered;
     if (gap > 0) {
-      report.fail("law 5: visit leaves out " + std::to_string(gap / static_cast<Index>(sizeof(T))) + " elements after " + last + " (" + storage + ")");
+      report.fail("law 5: visit leaves out " + std::to_string(gap / static_cast<Index>(sizeof(T))) + " elements after " + last +
+                  " (" + storage + ")");
     }
     if (next == nullptr) break;
     last = next->name;
@@ -329,7 +352,8 @@ void visit_covers(Report& report, const std::string& storage) {
   }
   Index listed = 0;
   for (const Span& span : spans) listed += span.to - span.from;
-  if (listed > end || covered > end) report.fail("law 5: visit lists some elements twice, or none of the struct's (" + storage + ")");
+  if (listed > end || covered > end)
+    report.fail("law 5: visit lists some elements twice, or none of the struct's (" + storage + ")");
   report.comparisons += to_index(spans.size()) + 1;
 }
 

@@ -14,7 +14,8 @@ struct PickOption {
 };
 template <class Tag, class Default, class First, class... Rest>
 struct PickOption<Tag, Default, First, Rest...> {
-  using type = typename std::conditional_t<std::is_base_of_v<Tag, First>, std::type_identity<First>, PickOption<Tag, Default, Rest...>>::type;
+  using type = typename std::conditional_t<std::is_base_of_v<Tag, First>, std::type_identity<First>,
+                                           PickOption<Tag, Default, Rest...>>::type;
 };
 
 /// The first of Options derived from Tag, else Default.

@@ -36,7 +36,7 @@ HYBRIDMOE_FUNCTION inline double select(bool condition, double a, double b) {
 HYBRIDMOE_FUNCTION inline float exp(float x) {
   const float raised = select(x < -87.3f, -87.3f, x);
   const float clamped = select(raised > 89.0f, 89.0f, raised);  // e^89 overflows in the last product
-  const float magic = 12582912.0f;  // 1.5·2^23: adding it rounds to an integer
+  const float magic = 12582912.0f;                              // 1.5·2^23: adding it rounds to an integer
   const float shifted = clamped * 1.44269504f + magic;
   const float n = shifted - magic;
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -57,7 +57,9 @@ HYBRIDMOE_FUNCTION inline float exp(float x) {
 HYBRIDMOE_FUNCTION inline double exp(double x) { return std::exp(x); }
 
 template <Scalar T>
-HYBRIDMOE_FUNCTION T sigmoid(T x) { return T(1) / (T(1) + exp(-x)); }
+HYBRIDMOE_FUNCTION T sigmoid(T x) {
+  return T(1) / (T(1) + exp(-x));
+}
 
 /// tanh through e^{−2|x|}; absolute error below 1e-7 in float (it is used where 1+tanh is formed).
 HYBRIDMOE_FUNCTION inline float tanh(float x) {
@@ -81,9 +83,7 @@ HYBRIDMOE_FUNCTION inline double fma(double a, double b, double c) { return __bu
 
 /// True unless x is NaN or infinite; by its bits, so that no compiler flag can fold it away.
 inline bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
-inline bool is_finite(double x) {
-  return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000u) != 0x7ff0000000000000u;
-}
+inline bool is_finite(double x) { return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000u) != 0x7ff0000000000000u; }
 
 template <Scalar T>
 constexpr T lowest = -std::numeric_limits<T>::infinity();

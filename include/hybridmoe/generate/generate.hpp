@@ -9,8 +9,8 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::generate {
 
 struct Request {
   std::span<const std::int32_t> prompt{};
-  Index tokens = 64;        ///< how many to generate at most
-  std::int32_t stop = -1;   ///< a token that ends the sequence (it is delivered); −1: none
+  Index tokens = 64;       ///< how many to generate at most
+  std::int32_t stop = -1;  ///< a token that ends the sequence (it is delivered); −1: none
 };
 
 /// Generates for requests.size() sequences 0, 1, … of the session at once (they start afresh). on_token(sequence, token) gets
@@ -20,14 +20,16 @@ template <class Model, class OnToken>
 Status generate(Session<Model>& session, std::span<const Request> requests, const Sampling& sampling, OnToken&& on_token) {
   const auto count = requests.size();
   if (to_index(count) > session.sequences())
-    return Error{Code::bad_argument, "more requests than the session has sequences", "generate", to_index(count), session.sequences()};
+    return Error{Code::bad_argument, "more requests than the session has sequences", "generate", to_index(count),
+                 session.sequences()};
   if (Status good = sampling.examine(); !good) return good;
   std::vector<Piece> pieces;
   std::vector<std::int32_t> next(count);
   std::vector<Index> left(count);
   pieces.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    if (requests[i].prompt.empty()) return Error{Code::bad_argument, "a prompt is empty: give at least one token", numbered("request ", to_index(i))};
+    if (requests[i].prompt.empty())
+      return Error{Code::bad_argument, "a prompt is empty: give at least one token", numbered("request ", to_index(i))};
     session.reset(to_index(i));
     left[i] = requests[i].tokens;
     if (left[i] > 0) pieces.push_back({to_index(i), requests[i].prompt});
@@ -53,7 +55,8 @@ Status generate(Session<Model>& session, std::span<const Request> requests, cons
 /// One sequence. on_token(token) returns whether to go on.
 template <class Model, class OnToken>
 Status generate(Session<Model>& session, const Request& request, const Sampling& sampling, OnToken&& on_token) {
-  return generate(session, std::span<const Request>(&request, 1), sampling, [&on_token](Index, std::int32_t token) { return on_token(token); });
+  return generate(session, std::span<const Request>(&request, 1), sampling,
+                  [&on_token](Index, std::int32_t token) { return on_token(token); });
 }
 
 }  // namespace hybridmoe::generate

@@ -16,11 +16,11 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::generate {
 
 /// Filters apply in this order: repetition penalty, temperature, top-k, top-p, min-p.
 struct Sampling {
-  double temperature = 1;        ///< 0: greedy, the largest logit, ties to the lower id
-  Index top_k = 0;               ///< keep the k largest; 0: all
-  double top_p = 1;              ///< keep the smallest set of largest probabilities that reaches p (Holtzman et al. 2020)
-  double min_p = 0;              ///< keep probabilities of at least min_p·largest (Nguyen et al. 2024)
-  double repetition_penalty = 1; ///< logits of tokens seen: positive ones divided, negative ones multiplied (Keskar et al. 2019)
+  double temperature = 1;         ///< 0: greedy, the largest logit, ties to the lower id
+  Index top_k = 0;                ///< keep the k largest; 0: all
+  double top_p = 1;               ///< keep the smallest set of largest probabilities that reaches p (Holtzman et al. 2020)
+  double min_p = 0;               ///< keep probabilities of at least min_p·largest (Nguyen et al. 2024)
+  double repetition_penalty = 1;  ///< logits of tokens seen: positive ones divided, negative ones multiplied (Keskar et al. 2019)
   std::uint64_t seed = 0;
 
   Status examine() const {
@@ -40,8 +40,8 @@ class Sampler {
 
   /// The next token, or an error if no logit is finite. `history`: the tokens so far (for the repetition penalty).
   template <class T>
-  Result<std::int32_t> operator()(std::span<const T> logits, std::span<const std::int32_t> history, const Sampling& options, std::uint64_t sequence,
-                                  std::uint64_t position) {
+  Result<std::int32_t> operator()(std::span<const T> logits, std::span<const std::int32_t> history, const Sampling& options,
+                                  std::uint64_t sequence, std::uint64_t position) {
     std::fill(seen_.begin(), seen_.end(), char{0});
     if (options.repetition_penalty != 1)
       for (const std::int32_t token : history)
@@ -52,7 +52,9 @@ class Sampler {
       if (seen_[v] != 0) z = z > 0 ? z / options.repetition_penalty : z * options.repetition_penalty;
       candidates_[v] = {z, static_cast<std::int32_t>(v)};
     }
-    const auto better = [](const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.token < b.token; };
+    const auto better = [](const Candidate& a, const Candidate& b) {
+      return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+    };
     auto end = candidates_.end();
     if (options.temperature == 0) {
       const Candidate best = *std::min_element(candidates_.begin(), end, better);
@@ -70,7 +72,8 @@ class Sampler {
     for (auto c = candidates_.begin(); c != end; ++c) total += c->probability = std::exp((c->logit - top) / options.temperature);
     double kept = 0;
     for (auto c = candidates_.begin(); c != end; ++c) {
-      if (c != candidates_.begin() && (kept >= options.top_p * total || c->probability < options.min_p * candidates_.front().probability)) {
+      if (c != candidates_.begin() &&
+          (kept >= options.top_p * total || c->probability < options.min_p * candidates_.front().probability)) {
         end = c;
         break;
       }
@@ -92,7 +95,12 @@ class Sampler {
     double probability = 0;
   };
   static Error none_finite(std::uint64_t position) {
-    return {Code::not_finite, "no logit is a finite number", numbered("position ", static_cast<Index>(position)), Error::unset, Error::unset, {}};
+    return {Code::not_finite,
+            "no logit is a finite number",
+            numbered("position ", static_cast<Index>(position)),
+            Error::unset,
+            Error::unset,
+            {}};
   }
   std::vector<Candidate> candidates_;
   std::vector<char> seen_;

@@ -37,12 +37,15 @@ class Session {
   using D = typename Model::Description;
 
   static Result<Session> create(const Model& model, const SessionOptions& options = {}) {
-    if (options.sequences < 1) return Error{Code::bad_argument, "SessionOptions::sequences must be at least 1", "session", options.sequences, 1};
+    if (options.sequences < 1)
+      return Error{Code::bad_argument, "SessionOptions::sequences must be at least 1", "session", options.sequences, 1};
     if (options.rows != 0 && options.rows < options.sequences)
-      return Error{Code::bad_argument, "SessionOptions::rows must hold a row of every sequence", "session", options.rows, options.sequences};
+      return Error{Code::bad_argument, "SessionOptions::rows must hold a row of every sequence", "session", options.rows,
+                   options.sequences};
     Session session(model, options);
     if (!session.states_ || !session.arena_ || !session.indices_ || !session.tokens_ || !session.logits_)
-      return Error{Code::out_of_memory, "no memory for the states of the sequences", "session", Error::unset, options.sequences * D::template state_stride<T>()};
+      return Error{Code::out_of_memory, "no memory for the states of the sequences", "session", Error::unset,
+                   options.sequences * D::template state_stride<T>()};
     return Result<Session>(std::move(session));
   }
 
@@ -51,7 +54,9 @@ class Session {
   /// Positions used by a sequence.
   Index length(Index sequence) const { return length_[to_size(sequence)]; }
   /// The tokens at those positions.
-  std::span<const std::int32_t> history(Index sequence) const { return {history_.data() + sequence * D::context, to_size(length(sequence))}; }
+  std::span<const std::int32_t> history(Index sequence) const {
+    return {history_.data() + sequence * D::context, to_size(length(sequence))};
+  }
   /// Logits of the token after the last one fed (host memory), valid until that sequence is fed again.
   std::span<const T> logits(Index sequence) const { return {host_logits_.data() + sequence * D::vocab, to_size(D::vocab)}; }
 
@@ -67,7 +72,8 @@ class Session {
     for (const Piece& piece : pieces) slide_if_full(piece);
     for (const Piece& piece : pieces) {
       Index& pending = pending_[to_size(piece.sequence)];
-      std::copy(piece.tokens.begin(), piece.tokens.end(), history_.begin() + piece.sequence * D::context + length(piece.sequence) + pending);
+      std::copy(piece.tokens.begin(), piece.tokens.end(),
+                history_.begin() + piece.sequence * D::context + length(piece.sequence) + pending);
       pending += to_index(piece.tokens.size());
     }
     run();
@@ -92,8 +98,10 @@ class Session {
         options_(options),
         rows_(options.rows > 0 ? options.rows : larger(D::chunk, options.sequences)),
         states_(model.space(), options.sequences * D::template state_stride<T>()),
-        arena_(model.space(), D::template workspace_bytes<T, typename Model::Storage>(Extent{rows_, options.sequences, false}, options.sequences)),
-        indices_(model.space(), (BatchPlan::index_count(rows_, options.sequences) + options.sequences) * static_cast<Index>(sizeof(Index))),
+        arena_(model.space(), D::template workspace_bytes<T, typename Model::Storage>(Extent{rows_, options.sequences, false},
+                                                                                      options.sequences)),
+        indices_(model.space(),
+                 (BatchPlan::index_count(rows_, options.sequences) + options.sequences) * static_cast<Index>(sizeof(Index))),
         tokens_(model.space(), rows_ * static_cast<Index>(sizeof(std::int32_t))),
         logits_(model.space(), options.sequences * D::vocab * static_cast<Index>(sizeof(T))),
         plan_(rows_, options.sequences),
@@ -109,15 +117,20 @@ class Session {
     for (std::size_t i = 0; i < pieces.size(); ++i) {
       const Piece& piece = pieces[i];
       if (piece.sequence < 0 || piece.sequence >= options_.sequences)
-        return Error{Code::bad_argument, "a piece names a sequence that the session does not have", "session", piece.sequence, options_.sequences};
+        return Error{Code::bad_argument, "a piece names a sequence that the session does not have", "session", piece.sequence,
+                     options_.sequences};
       for (std::size_t j = 0; j < i; ++j)
-        if (pieces[j].sequence == piece.sequence) return Error{Code::bad_argument, "two pieces of one call name the same sequence", "session", piece.sequence, Error::unset};
+        if (pieces[j].sequence == piece.sequence)
+          return Error{Code::bad_argument, "two pieces of one call name the same sequence", "session", piece.sequence,
+                       Error::unset};
       for (const std::int32_t token : piece.tokens)
-        if (token < 0 || token >= D::vocab) return Error{Code::bad_argument, "a token lies outside the vocabulary", "session", token, D::vocab};
+        if (token < 0 || token >= D::vocab)
+          return Error{Code::bad_argument, "a token lies outside the vocabulary", "session", token, D::vocab};
       const Index count = to_index(piece.tokens.size());
       const Index room = options_.end == EndOfContext::slide ? D::context - D::context / 2 : D::context - length(piece.sequence);
       if (length(piece.sequence) + count > D::context && count > room)
-        return Error{Code::end_of_context, "the sequence would pass the end of the model's context", "session", length(piece.sequence) + count, D::context};
+        return Error{Code::end_of_context, "the sequence would pass the end of the model's context", "session",
+                     length(piece.sequence) + count, D::context};
     }
     return Done{};
   }
@@ -167,8 +180,9 @@ class Session {
     call.space = model_->space();
     call.batch = plan_.view(indices_.template as<Index>());
     call.arena = {arena_.data(), arena_.data() + arena_.bytes()};
-    D::template forward<typename Model::Storage>(call, model_->parameters(), tokens_.template as<std::int32_t>(), states_.data(), D::template state_stride<T>(),
-                                                 indices_.template as<Index>() + plan_.count(), wanted, logits_.template as<T>());
+    D::template forward<typename Model::Storage>(call, model_->parameters(), tokens_.template as<std::int32_t>(), states_.data(),
+                                                 D::template state_stride<T>(), indices_.template as<Index>() + plan_.count(),
+                                                 wanted, logits_.template as<T>());
     const Index row = D::vocab * static_cast<Index>(sizeof(T));
     for (Index i = 0; i < wanted; ++i) logits_.copy_out(host_logits_.data() + finished_[to_size(i)] * D::vocab, row, i * row);
   }

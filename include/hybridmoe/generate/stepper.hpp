@@ -36,17 +36,22 @@ class Stepper {
   /// @param parameters  D::buffer_elements<T, Storage>() scalars; kept, not copied
   /// @param memory      at least required_bytes(), any alignment; kept for the stepper's life
   static Result<Stepper> create(const T* parameters, std::byte* memory, Index bytes) {
-    if (parameters == nullptr || memory == nullptr) return Error{Code::bad_argument, "Stepper needs parameters and memory, and got a null pointer"};
-    if (bytes < required_bytes()) return Error{Code::out_of_memory, "the caller's memory is too small for this model", {}, bytes, required_bytes()};
-    const auto misplaced = static_cast<Index>(reinterpret_cast<std::uintptr_t>(memory) % static_cast<std::uintptr_t>(arena_alignment));
+    if (parameters == nullptr || memory == nullptr)
+      return Error{Code::bad_argument, "Stepper needs parameters and memory, and got a null pointer"};
+    if (bytes < required_bytes())
+      return Error{Code::out_of_memory, "the caller's memory is too small for this model", {}, bytes, required_bytes()};
+    const auto misplaced =
+        static_cast<Index>(reinterpret_cast<std::uintptr_t>(memory) % static_cast<std::uintptr_t>(arena_alignment));
     Arena arena{memory + (misplaced == 0 ? 0 : arena_alignment - misplaced), memory + bytes};
     return Stepper(parameters, Plan(arena));
   }
 
   /// Appends a token; the next token's logits [vocab], valid until the next call. Fails at the end of the context, unchanged.
   Result<const T*> step(std::int32_t token) {
-    if (token < 0 || token >= D::vocab) return Error{Code::bad_argument, "a token lies outside the vocabulary", {}, token, D::vocab};
-    if (position_ == D::context) return Error{Code::end_of_context, "the sequence has reached the end of the model's context", {}, position_, D::context};
+    if (token < 0 || token >= D::vocab)
+      return Error{Code::bad_argument, "a token lies outside the vocabulary", {}, token, D::vocab};
+    if (position_ == D::context)
+      return Error{Code::end_of_context, "the sequence has reached the end of the model's context", {}, position_, D::context};
     // begin {0, 1}, start, slot 0, row_sequence 0, row_position, wanted 0
     Index* const i = plan_.indices;
     i[0] = 0, i[1] = 1, i[2] = position_, i[3] = 0, i[4] = 0, i[5] = position_, i[6] = 0;
@@ -54,7 +59,8 @@ class Stepper {
     Call<exec::Inline> call;
     call.batch = {1, 1, 1, i, i + 2, i + 3, i + 4, i + 5};
     call.arena = {plan_.scratch, plan_.scratch + scratch_bytes()};
-    D::template forward<Storage>(call, parameters_, plan_.token, plan_.state, D::template state_stride<T>(), i + 6, 1, plan_.logits);
+    D::template forward<Storage>(call, parameters_, plan_.token, plan_.state, D::template state_stride<T>(), i + 6, 1,
+                                 plan_.logits);
     ++position_;
     return static_cast<const T*>(plan_.logits);
   }

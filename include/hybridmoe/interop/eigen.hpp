@@ -16,8 +16,8 @@ using RowMajor = Eigen::Matrix<T, static_cast<int>(rows), static_cast<int>(colum
                                columns == 1 && rows != 1 ? Eigen::ColMajor : Eigen::RowMajor>;
 
 template <class T, Index rows, Index columns>
-using MapOf = Eigen::Map<std::conditional_t<std::is_const_v<T>, const RowMajor<std::remove_const_t<T>, rows, columns>,
-                                            RowMajor<T, rows, columns>>>;
+using MapOf = Eigen::Map<
+    std::conditional_t<std::is_const_v<T>, const RowMajor<std::remove_const_t<T>, rows, columns>, RowMajor<T, rows, columns>>>;
 
 /// [count, width]
 template <class T, Index width>

@@ -23,8 +23,7 @@ struct Nested<T, first, rest...> {
 
 /// A row-major view that does not own. Where: a memory or execution space of Kokkos.
 template <class Data, class Where>
-using Unmanaged =
-    Kokkos::View<Data, Kokkos::LayoutRight, typename Where::memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+using Unmanaged = Kokkos::View<Data, Kokkos::LayoutRight, typename Where::memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
 
 /// [count, width], row-major.
 template <class Where = Kokkos::HostSpace, class T, Index width>
@@ -79,8 +78,8 @@ auto array_of(const Kokkos::View<T, Properties...>& view) {
   using Answer = Result<Target*>;
   for (unsigned d = 0; d < unsigned(Tensor::rank); ++d)
     if (to_index(view.extent(d)) != Tensor::shape[d])
-      return Answer(Error{Code::bad_argument, "the view has another shape", view.label(), to_index(view.extent(d)),
-                          Tensor::shape[d]});
+      return Answer(
+          Error{Code::bad_argument, "the view has another shape", view.label(), to_index(view.extent(d)), Tensor::shape[d]});
   if (!is_row_major(view)) return Answer(Error{Code::bad_argument, "the view is not row-major without gaps", view.label()});
   return Answer(reinterpret_cast<Target*>(view.data()));
 }

@@ -27,8 +27,12 @@ class AtomicFile {
     return Error{.code = Code::file_unwritable, .what = "another writer is saving this file", .where = file.path_};
   }
   AtomicFile(AtomicFile&& other) noexcept
-      : path_(std::move(other.path_)), temporary_(std::move(other.temporary_)), system_(other.system_),
-        handle_(std::exchange(other.handle_, -1)), owned_(std::exchange(other.owned_, false)), written_(other.written_) {}
+      : path_(std::move(other.path_)),
+        temporary_(std::move(other.temporary_)),
+        system_(other.system_),
+        handle_(std::exchange(other.handle_, -1)),
+        owned_(std::exchange(other.owned_, false)),
+        written_(other.written_) {}
   AtomicFile& operator=(AtomicFile&&) = delete;
   ~AtomicFile() { abandon(); }
 
@@ -41,7 +45,7 @@ class AtomicFile {
       const Index done = uninterrupted([&] { return system_->write(handle_, next, piece); });
       if (done <= 0) {
         const Error error = system_failure(Code::file_unwritable, "writing failed; the old file is untouched",
-                                         path_ + ": byte " + std::to_string(written_), done == 0 ? -EIO : done);
+                                           path_ + ": byte " + std::to_string(written_), done == 0 ? -EIO : done);
         abandon();
         return error;
       }
@@ -73,13 +77,15 @@ class AtomicFile {
   Index written() const { return written_; }
 
  private:
-  AtomicFile(std::string path, System& system) : path_(std::move(path)), temporary_(path_ + std::string(suffix)), system_(&system) {}
+  AtomicFile(std::string path, System& system)
+      : path_(std::move(path)), temporary_(path_ + std::string(suffix)), system_(&system) {}
 
   /// Opens and locks the temporary file; false if it was renamed away meanwhile.
   Result<bool> acquire() {
     handle_ = uninterrupted([&] { return system_->open(temporary_.c_str(), Access::write); });
     if (handle_ < 0) {
-      return system_failure(Code::file_unwritable, "the temporary file cannot be created", temporary_, std::exchange(handle_, -1));
+      return system_failure(Code::file_unwritable, "the temporary file cannot be created", temporary_,
+                            std::exchange(handle_, -1));
     }
     int outcome = uninterrupted([&] { return system_->lock(handle_); });
     if (outcome == -EWOULDBLOCK) return refuse("another writer is saving this file", outcome);

@@ -50,13 +50,15 @@ std::vector<std::pair<std::string_view, std::string>> settings(const Trainer& tr
 }
 
 inline std::string schedule_text(const train::Schedule& s) {
-  return std::to_string(static_cast<int>(s.shape)) + " " + exact(s.peak) + " " + std::to_string(s.warmup) + " " + std::to_string(s.steps) + " " + exact(s.last) +
-         " " + std::to_string(s.decay);
+  return std::to_string(static_cast<int>(s.shape)) + " " + exact(s.peak) + " " + std::to_string(s.warmup) + " " +
+         std::to_string(s.steps) + " " + exact(s.last) + " " + std::to_string(s.decay);
 }
 inline bool parse_schedule(const std::string& text, train::Schedule& s) {
   int shape = -1;
   long long warmup = 0, steps = 0, decay = 0;
-  if (std::sscanf(text.c_str(), "%d %la %lld %lld %la %lld", &shape, &s.peak, &warmup, &steps, &s.last, &decay) != 6 || shape < 0 || shape > 2) return false;
+  if (std::sscanf(text.c_str(), "%d %la %lld %lld %la %lld", &shape, &s.peak, &warmup, &steps, &s.last, &decay) != 6 ||
+      shape < 0 || shape > 2)
+    return false;
   s.shape = static_cast<train::Shape>(shape);
   s.warmup = warmup;
   s.steps = steps;
@@ -134,15 +136,22 @@ Status load_checkpoint(Trainer& trainer, std::string path, System& system = defa
   if (!opened) return std::move(opened).error();
   const SafetensorsFile& file = *opened;
   if (file.metadata("checkpoint") != checkpoint_detail::format)
-    return Error{.code = Code::file_mismatch, .what = "this is not a training checkpoint of this version", .where = file.path(),
+    return Error{.code = Code::file_mismatch,
+                 .what = "this is not a training checkpoint of this version",
+                 .where = file.path(),
                  .detail = "its \"checkpoint\" entry is \"" + std::string(file.metadata("checkpoint").value_or("")) + "\""};
   std::string differences;
   for (const auto& [name, value] : checkpoint_detail::settings(trainer)) {
     const std::string_view stored = file.metadata(name).value_or("(absent)");
-    if (stored != value) differences += (differences.empty() ? "" : "\n") + std::string(name) + ": the checkpoint has " + std::string(stored) + ", this run " + value;
+    if (stored != value)
+      differences += (differences.empty() ? "" : "\n") + std::string(name) + ": the checkpoint has " + std::string(stored) +
+                     ", this run " + value;
   }
   if (!differences.empty())
-    return Error{.code = Code::file_mismatch, .what = "the checkpoint belongs to a run with other settings", .where = file.path(), .detail = std::move(differences)};
+    return Error{.code = Code::file_mismatch,
+                 .what = "the checkpoint belongs to a run with other settings",
+                 .where = file.path(),
+                 .detail = std::move(differences)};
   Index step = 0;
   train::Schedule schedule = trainer.options().schedule;
   if (!checkpoint_detail::parse_number(file.metadata("step").value_or(""), step) ||

@@ -48,7 +48,8 @@ class Checksum {
  private:
   static constexpr Index block = 32;
   /// Odd, so that multiplication can be undone: the fractional bits of the square roots of 2, 3, 5 and 7.
-  static constexpr std::uint64_t multiplier[4] = {0x6A09E667F3BCC909u, 0xBB67AE8584CAA73Bu, 0x3C6EF372FE94F82Bu, 0xA54FF53A5F1D36F1u};
+  static constexpr std::uint64_t multiplier[4] = {0x6A09E667F3BCC909u, 0xBB67AE8584CAA73Bu, 0x3C6EF372FE94F82Bu,
+                                                  0xA54FF53A5F1D36F1u};
 
   void take(const unsigned char* from) {
     for (int i = 0; i < 4; ++i) {

@@ -15,8 +15,28 @@ static_assert(std::endian::native == std::endian::little, "hybridmoe::io reads a
 
 /// The element types of safetensors.
 enum class Dtype : std::uint8_t {
-  boolean, f4, f6_e2m3, f6_e3m2, u8, i8, f8_e5m2, f8_e4m3, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz,
-  i16, u16, f16, bf16, i32, u32, f32, c64, f64, i64, u64
+  boolean,
+  f4,
+  f6_e2m3,
+  f6_e3m2,
+  u8,
+  i8,
+  f8_e5m2,
+  f8_e4m3,
+  f8_e8m0,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
+  i16,
+  u16,
+  f16,
+  bf16,
+  i32,
+  u32,
+  f32,
+  c64,
+  f64,
+  i64,
+  u64
 };
 
 struct DtypeFacts {
@@ -25,18 +45,28 @@ struct DtypeFacts {
   Index bits;
 };
 
-inline constexpr DtypeFacts dtype_facts[] = {
-    {Dtype::boolean, "BOOL", 8},     {Dtype::f4, "F4", 4},
-    {Dtype::f6_e2m3, "F6_E2M3", 6},  {Dtype::f6_e3m2, "F6_E3M2", 6},
-    {Dtype::u8, "U8", 8},            {Dtype::i8, "I8", 8},
-    {Dtype::f8_e5m2, "F8_E5M2", 8},  {Dtype::f8_e4m3, "F8_E4M3", 8},
-    {Dtype::f8_e8m0, "F8_E8M0", 8},  {Dtype::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
-    {Dtype::f8_e5m2fnuz, "F8_E5M2FNUZ", 8}, {Dtype::i16, "I16", 16},
-    {Dtype::u16, "U16", 16},         {Dtype::f16, "F16", 16},
-    {Dtype::bf16, "BF16", 16},       {Dtype::i32, "I32", 32},
-    {Dtype::u32, "U32", 32},         {Dtype::f32, "F32", 32},
-    {Dtype::c64, "C64", 64},         {Dtype::f64, "F64", 64},
-    {Dtype::i64, "I64", 64},         {Dtype::u64, "U64", 64}};
+inline constexpr DtypeFacts dtype_facts[] = {{Dtype::boolean, "BOOL", 8},
+                                             {Dtype::f4, "F4", 4},
+                                             {Dtype::f6_e2m3, "F6_E2M3", 6},
+                                             {Dtype::f6_e3m2, "F6_E3M2", 6},
+                                             {Dtype::u8, "U8", 8},
+                                             {Dtype::i8, "I8", 8},
+                                             {Dtype::f8_e5m2, "F8_E5M2", 8},
+                                             {Dtype::f8_e4m3, "F8_E4M3", 8},
+                                             {Dtype::f8_e8m0, "F8_E8M0", 8},
+                                             {Dtype::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
+                                             {Dtype::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
+                                             {Dtype::i16, "I16", 16},
+                                             {Dtype::u16, "U16", 16},
+                                             {Dtype::f16, "F16", 16},
+                                             {Dtype::bf16, "BF16", 16},
+                                             {Dtype::i32, "I32", 32},
+                                             {Dtype::u32, "U32", 32},
+                                             {Dtype::f32, "F32", 32},
+                                             {Dtype::c64, "C64", 64},
+                                             {Dtype::f64, "F64", 64},
+                                             {Dtype::i64, "I64", 64},
+                                             {Dtype::u64, "U64", 64}};
 
 static_assert([] {
   int i = 0;
@@ -59,17 +89,50 @@ constexpr std::optional<Dtype> dtype_named(std::string_view name) {
 /// The file type of a C++ type.
 template <class T>
 struct DtypeOf;
-template <> struct DtypeOf<float> { static constexpr Dtype value = Dtype::f32; };
-template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::f64; };
-template <> struct DtypeOf<std::int8_t> { static constexpr Dtype value = Dtype::i8; };
-template <> struct DtypeOf<std::uint8_t> { static constexpr Dtype value = Dtype::u8; };
-template <> struct DtypeOf<std::int16_t> { static constexpr Dtype value = Dtype::i16; };
-template <> struct DtypeOf<std::uint16_t> { static constexpr Dtype value = Dtype::u16; };
-template <> struct DtypeOf<std::int32_t> { static constexpr Dtype value = Dtype::i32; };
-template <> struct DtypeOf<std::uint32_t> { static constexpr Dtype value = Dtype::u32; };
-template <> struct DtypeOf<std::int64_t> { static constexpr Dtype value = Dtype::i64; };
-template <> struct DtypeOf<std::uint64_t> { static constexpr Dtype value = Dtype::u64; };
-template <> struct DtypeOf<std::byte> { static constexpr Dtype value = Dtype::u8; };
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::f32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::f64;
+};
+template <>
+struct DtypeOf<std::int8_t> {
+  static constexpr Dtype value = Dtype::i8;
+};
+template <>
+struct DtypeOf<std::uint8_t> {
+  static constexpr Dtype value = Dtype::u8;
+};
+template <>
+struct DtypeOf<std::int16_t> {
+  static constexpr Dtype value = Dtype::i16;
+};
+template <>
+struct DtypeOf<std::uint16_t> {
+  static constexpr Dtype value = Dtype::u16;
+};
+template <>
+struct DtypeOf<std::int32_t> {
+  static constexpr Dtype value = Dtype::i32;
+};
+template <>
+struct DtypeOf<std::uint32_t> {
+  static constexpr Dtype value = Dtype::u32;
+};
+template <>
+struct DtypeOf<std::int64_t> {
+  static constexpr Dtype value = Dtype::i64;
+};
+template <>
+struct DtypeOf<std::uint64_t> {
+  static constexpr Dtype value = Dtype::u64;
+};
+template <>
+struct DtypeOf<std::byte> {
+  static constexpr Dtype value = Dtype::u8;
+};
 template <class T>
 inline constexpr Dtype dtype_of = DtypeOf<std::remove_cv_t<T>>::value;
 

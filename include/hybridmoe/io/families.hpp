@@ -9,7 +9,8 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 namespace rules {
 
 // Patterns of ours that several families share.
-inline constexpr std::string_view query = "layers.#.mixer.query.@", key = "layers.#.mixer.key.@", value = "layers.#.mixer.value.@";
+inline constexpr std::string_view query = "layers.#.mixer.query.@", key = "layers.#.mixer.key.@",
+                                  value = "layers.#.mixer.value.@";
 
 inline constexpr Rule llama[] = {
     {.ours = "embedding.weight", .theirs = "model.embed_tokens.weight"},
@@ -89,9 +90,7 @@ inline constexpr Family gpt2{.name = "gpt2",
                              .ignored = rules::gpt2_ignored,
                              .optional_prefix = "transformer.",
                              .tied_copy = "lm_head.weight"};
-inline constexpr Family mamba2{.name = "mamba2",
-                               .rules = rules::mamba2,
-                               .optional_prefix = "backbone.",
-                               .tied_copy = "lm_head.weight"};
+inline constexpr Family mamba2{
+    .name = "mamba2", .rules = rules::mamba2, .optional_prefix = "backbone.", .tied_copy = "lm_head.weight"};
 
 }  // namespace hybridmoe::io

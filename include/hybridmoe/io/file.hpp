@@ -79,7 +79,11 @@ inline Result<HeapArray<char>> read_file(std::string path, Index most, System& s
   const Index size = file->size();
   if (size == 0) return Error{.code = Code::file_damaged, .what = "the file is empty", .where = file->path()};
   if (size > most) {
-    return Error{.code = Code::file_unreadable, .what = "the file is larger than allowed", .where = file->path(), .got = size, .expected = most};
+    return Error{.code = Code::file_unreadable,
+                 .what = "the file is larger than allowed",
+                 .where = file->path(),
+                 .got = size,
+                 .expected = most};
   }
   HeapArray<char> content(size);
   if (!content) return out_of_memory(file->path(), size);

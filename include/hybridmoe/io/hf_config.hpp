@@ -282,7 +282,8 @@ inline Result<HfConfig> parse_hf_config(std::string_view text, std::string where
   while (token && token.kind != Json::end) token = json.next();
   if (!token) return json.error();
   const hf::Object object = hf::Object::parse(plain, nullptr, false);
-  if (!object.is_object()) return Error{.code = Code::file_damaged, .what = "the config is not an object", .where = std::move(where)};
+  if (!object.is_object())
+    return Error{.code = Code::file_damaged, .what = "the config is not an object", .where = std::move(where)};
 
   hf::Keys keys(object, where);
   HfConfig config;
@@ -292,11 +293,14 @@ inline Result<HfConfig> parse_hf_config(std::string_view text, std::string where
   for (const hf::Reader& reader : hf::readers) {
     if (reader.family != config.family) continue;
     reader.read(keys, config);
-    keys.only("rms_norm_eps or layer_norm_epsilon", config.epsilon > 0 && std::isfinite(config.epsilon), "epsilon must be positive");
+    keys.only("rms_norm_eps or layer_norm_epsilon", config.epsilon > 0 && std::isfinite(config.epsilon),
+              "epsilon must be positive");
     if (keys.failed()) return keys.error();
     return config;
   }
-  return Error{.code = Code::file_mismatch, .what = "this model_type is not supported", .where = where + ": model_type",
+  return Error{.code = Code::file_mismatch,
+               .what = "this model_type is not supported",
+               .where = where + ": model_type",
                .detail = in_quotes(config.family)};
 }
 

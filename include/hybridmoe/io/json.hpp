@@ -66,11 +66,13 @@ class JsonReader {
       case Wants::value_or_end:
         if (c == ']') return close(Json::array_end);
         return value(c);
-      case Wants::value: return value(c);
+      case Wants::value:
+        return value(c);
       case Wants::key_or_end:
         if (c == '}') return close(Json::object_end);
         return key(c);
-      case Wants::key: return key(c);
+      case Wants::key:
+        return key(c);
       case Wants::comma_or_end:
         if (in_object()) {
           if (c == '}') return close(Json::object_end);
@@ -84,7 +86,8 @@ class JsonReader {
           wants_ = Wants::value;
         }
         return next_after_comma();
-      case Wants::nothing: break;
+      case Wants::nothing:
+        break;
     }
     if (more) return fail("JSON: something follows the document");
     return {Json::end, false, to_index(at_), {}};

@@ -42,7 +42,8 @@ bool join_parts(FileTensor& tensor, const TensorListOf<Memory>& list) {
   for (const FileTensor::Part& part : tensor.parts) {
     const Shape& ours = list[part.ours].shape;
     if (part.source.slab == first.slab) rows += ours.rows();
-    if (part.source.transposed != first.transposed || part.source.unit_axis != first.unit_axis || ours.rank != one.rank) return false;
+    if (part.source.transposed != first.transposed || part.source.unit_axis != first.unit_axis || ours.rank != one.rank)
+      return false;
     if (tensor.parts.size() > 1 && (one.rank == 0 || ours.row_elements() != one.row_elements())) return false;
   }
   for (const FileTensor::Part& part : tensor.parts) {
@@ -89,8 +90,10 @@ Result<std::vector<FileTensor>> file_layout(const TensorListOf<Memory>& list, co
     fault(std::move(line));
   }
   if (faults.empty()) return layout;
-  return Error{.code = Code::file_mismatch, .what = "the model has tensors that this family of files does not have",
-               .where = std::string(family.name), .detail = std::move(faults)};
+  return Error{.code = Code::file_mismatch,
+               .what = "the model has tensors that this family of files does not have",
+               .where = std::string(family.name),
+               .detail = std::move(faults)};
 }
 
 /// Calls f(first of ours, first in the file's tensor, count, step in ours) for all runs of elements of ours that are neighbours
@@ -122,7 +125,9 @@ Status assemble(const FileTensor& tensor, const TensorListOf<Memory>& list, T* o
   for (const FileTensor::Part& part : tensor.parts) {
     const TensorViewOf<Memory>& ours = list[part.ours];
     if (ours.dtype != dtype_of<T>) {
-      return Error{.code = Code::bad_argument, .what = "a tensor's elements are of another type", .where = ours.name,
+      return Error{.code = Code::bad_argument,
+                   .what = "a tensor's elements are of another type",
+                   .where = ours.name,
                    .detail = "they are " + std::string(name_of(ours.dtype)) + ", wanted as " + std::string(name_of(dtype_of<T>))};
     }
     const T* from = reinterpret_cast<const T*>(ours.data);

@@ -12,17 +12,28 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 template <class R, class Body>
 R with_type(Dtype dtype, R otherwise, const Body& f) {
   switch (dtype) {
-    case Dtype::f32: return f(static_cast<float*>(nullptr));
-    case Dtype::f64: return f(static_cast<double*>(nullptr));
-    case Dtype::u8: return f(static_cast<std::uint8_t*>(nullptr));
-    case Dtype::i8: return f(static_cast<std::int8_t*>(nullptr));
-    case Dtype::i16: return f(static_cast<std::int16_t*>(nullptr));
-    case Dtype::u16: return f(static_cast<std::uint16_t*>(nullptr));
-    case Dtype::i32: return f(static_cast<std::int32_t*>(nullptr));
-    case Dtype::u32: return f(static_cast<std::uint32_t*>(nullptr));
-    case Dtype::i64: return f(static_cast<std::int64_t*>(nullptr));
-    case Dtype::u64: return f(static_cast<std::uint64_t*>(nullptr));
-    default: return otherwise;
+    case Dtype::f32:
+      return f(static_cast<float*>(nullptr));
+    case Dtype::f64:
+      return f(static_cast<double*>(nullptr));
+    case Dtype::u8:
+      return f(static_cast<std::uint8_t*>(nullptr));
+    case Dtype::i8:
+      return f(static_cast<std::int8_t*>(nullptr));
+    case Dtype::i16:
+      return f(static_cast<std::int16_t*>(nullptr));
+    case Dtype::u16:
+      return f(static_cast<std::uint16_t*>(nullptr));
+    case Dtype::i32:
+      return f(static_cast<std::int32_t*>(nullptr));
+    case Dtype::u32:
+      return f(static_cast<std::uint32_t*>(nullptr));
+    case Dtype::i64:
+      return f(static_cast<std::int64_t*>(nullptr));
+    case Dtype::u64:
+      return f(static_cast<std::uint64_t*>(nullptr));
+    default:
+      return otherwise;
   }
 }
 
@@ -39,7 +50,8 @@ class Misfits {
   }
   void misshapen(const FileTensor& wanted, const TensorInfo& found) {
     ++misshapen_;
-    add("misshapen: " + in_quotes(wanted.name) + ": the file has " + found.shape.text() + ", the model needs " + wanted.shape.text());
+    add("misshapen: " + in_quotes(wanted.name) + ": the file has " + found.shape.text() + ", the model needs " +
+        wanted.shape.text());
   }
   void mistyped(const TensorInfo& found, std::string_view ours, Dtype wanted) {
     ++mistyped_;
@@ -51,7 +63,10 @@ class Misfits {
     std::string detail = std::to_string(missing_) + " missing, " + std::to_string(surplus_) + " surplus, " +
                          std::to_string(misshapen_) + " misshapen, " + std::to_string(mistyped_) + " mistyped" + lines_;
     if (surplus_ > most_surplus) detail += "\nand " + std::to_string(surplus_ - most_surplus) + " more surplus";
-    return {.code = Code::file_mismatch, .what = "the file does not fit the model", .where = std::move(where), .detail = std::move(detail)};
+    return {.code = Code::file_mismatch,
+            .what = "the file does not fit the model",
+            .where = std::move(where),
+            .detail = std::move(detail)};
   }
 
  private:
@@ -90,8 +105,8 @@ Status read_run(const SafetensorsFile& file, const TensorInfo& tensor, Index fir
 }
 
 /// Whether a file's tensor is the copy that a file may hold of an embedding that our model shares with its head.
-inline Result<bool> is_tied_copy(const SafetensorsFile& file, const TensorInfo& found, const TensorList& list, const Family& family,
-                                 const std::vector<FileTensor>& layout) {
+inline Result<bool> is_tied_copy(const SafetensorsFile& file, const TensorInfo& found, const TensorList& list,
+                                 const Family& family, const std::vector<FileTensor>& layout) {
   if (found.name != family.tied_copy || list.find("head.weight") != nullptr) return false;
   for (const FileTensor& wanted : layout) {
     if (list[wanted.parts.front().ours].name != "embedding.weight") continue;
@@ -103,7 +118,8 @@ inline Result<bool> is_tied_copy(const SafetensorsFile& file, const TensorInfo& 
 
 /// Compares names, shapes and types; an Error lists all that does not fit. Drops the family's prefix from the layout's names if
 /// the file does without it.
-inline Status compare(const SafetensorsFile& file, const TensorList& list, const Family& family, std::vector<FileTensor>& layout) {
+inline Status compare(const SafetensorsFile& file, const TensorList& list, const Family& family,
+                      std::vector<FileTensor>& layout) {
   const std::string_view prefix = family.optional_prefix;
   bool prefixed = prefix.empty();
   for (Index i = 0; i < file.size() && !prefixed; ++i) prefixed = file[i].name.starts_with(prefix);

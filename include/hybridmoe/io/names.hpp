@@ -75,10 +75,11 @@ inline std::string substitute(std::string_view pattern, const Match& match) {
 struct Rule {
   std::string_view ours;
   std::string_view theirs;
-  bool transposed = false;               ///< matrices only; vectors are the same either way
-  int unit_axis = -1;                    ///< see Source
-  std::string_view before[2] = {};       ///< ours that lie before this one in the same tensor of the file (fused q|k|v)
-  Source (*place)(Source, const Match&, const Shape&) = nullptr;  ///< for any other layout: completes the source of a shape of ours
+  bool transposed = false;          ///< matrices only; vectors are the same either way
+  int unit_axis = -1;               ///< see Source
+  std::string_view before[2] = {};  ///< ours that lie before this one in the same tensor of the file (fused q|k|v)
+  Source (*place)(Source, const Match&,
+                  const Shape&) = nullptr;  ///< for any other layout: completes the source of a shape of ours
 };
 
 /// A family of published checkpoints.

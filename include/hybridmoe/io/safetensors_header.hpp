@@ -265,9 +265,8 @@ class SafetensorsHeader {
 
   /// Sorts the tensors by their place and an index of them by name; names must differ.
   bool index_names(JsonReader& json) {
-    std::sort(tensors_.begin(), tensors_.end(), [](const Record& a, const Record& b) {
-      return a.begin != b.begin ? a.begin < b.begin : a.bytes < b.bytes;
-    });
+    std::sort(tensors_.begin(), tensors_.end(),
+              [](const Record& a, const Record& b) { return a.begin != b.begin ? a.begin < b.begin : a.bytes < b.bytes; });
     by_name_ = HeapArray<std::uint32_t>(tensors_.size());
     if (!by_name_) return false;
     for (Index i = 0; i < by_name_.size(); ++i) by_name_[i] = static_cast<std::uint32_t>(i);

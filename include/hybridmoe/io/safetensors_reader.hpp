@@ -33,7 +33,8 @@ class SafetensorsFile {
     if (file.size() < 8) return damaged("the file is too short for a header's size", file.size(), 8);
     std::uint64_t announced = 0;
     if (const Status read = file.read(0, &announced, 8); !read) return read.error();
-    if (announced > INT64_MAX) return damaged("the header's size is no size at all", Error::unset, SafetensorsLimits::header_bytes);
+    if (announced > INT64_MAX)
+      return damaged("the header's size is no size at all", Error::unset, SafetensorsLimits::header_bytes);
     const auto size = static_cast<Index>(announced);
     if (size > SafetensorsLimits::header_bytes) return damaged("the header is too large", size, SafetensorsLimits::header_bytes);
     if (size > file.size() - 8) return damaged("the header reaches beyond the end of the file", size, file.size() - 8);
@@ -68,8 +69,11 @@ class SafetensorsFile {
   template <class T>
   Status read_elements(const TensorInfo& tensor, Index first, Index count, T* out) const {
     if (!converts_to<T>(tensor.dtype)) {
-      return Error{.code = Code::file_mismatch, .what = "a tensor's elements are of another type", .where = place(tensor),
-                   .detail = "stored as " + std::string(name_of(tensor.dtype)) + ", wanted as " + std::string(name_of(dtype_of<T>))};
+      return Error{
+          .code = Code::file_mismatch,
+          .what = "a tensor's elements are of another type",
+          .where = place(tensor),
+          .detail = "stored as " + std::string(name_of(tensor.dtype)) + ", wanted as " + std::string(name_of(dtype_of<T>))};
     }
     const Index width = bits_of(tensor.dtype) / 8, elements = tensor.shape.elements();
     if (first < 0 || count < 0 || first > elements || count > elements - first) {
@@ -92,7 +96,11 @@ class SafetensorsFile {
   Status read(const TensorInfo& tensor, Index first, Index rows, T* out) const {
     const Index all = tensor.shape.rows(), width = tensor.shape.row_elements();
     if (first < 0 || rows < 0 || first > all || rows > all - first) {
-      return Error{.code = Code::bad_argument, .what = "the rows lie outside the tensor", .where = place(tensor), .got = rows, .expected = all};
+      return Error{.code = Code::bad_argument,
+                   .what = "the rows lie outside the tensor",
+                   .where = place(tensor),
+                   .got = rows,
+                   .expected = all};
     }
     return read_elements(tensor, first * width, rows * width, out);
   }
@@ -127,7 +135,9 @@ class SafetensorsFile {
       sum.add(piece.data(), part);
     }
     if (hex_text(sum.value()) == *written) return Done{};
-    return Error{.code = Code::file_damaged, .what = "the checksum does not match: the file is damaged", .where = path(),
+    return Error{.code = Code::file_damaged,
+                 .what = "the checksum does not match: the file is damaged",
+                 .where = path(),
                  .detail = "the file says " + in_quotes(*written) + ", its bytes give \"" + hex_text(sum.value()) + "\""};
   }
 

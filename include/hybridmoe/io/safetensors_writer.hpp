@@ -44,9 +44,8 @@ class SafetensorsWriter {
     std::vector<std::size_t> order(tensors_.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     // Wide elements first, so that each tensor lies at a multiple of its element's size; otherwise in the order of add().
-    std::stable_sort(order.begin(), order.end(), [this](std::size_t a, std::size_t b) {
-      return bits_of(tensors_[a].dtype) > bits_of(tensors_[b].dtype);
-    });
+    std::stable_sort(order.begin(), order.end(),
+                     [this](std::size_t a, std::size_t b) { return bits_of(tensors_[a].dtype) > bits_of(tensors_[b].dtype); });
     if (Status sound = examine(path, order); !sound) return sound;
     std::size_t digits = 0;
     std::string header = build_header(order, checksums, digits);
@@ -103,10 +102,12 @@ class SafetensorsWriter {
       if (utf8_fault(key) || utf8_fault(value)) return refuse("metadata is not UTF-8", path + ": " + in_quotes(key));
     }
     std::vector<std::size_t> by_name = order;
-    std::sort(by_name.begin(), by_name.end(), [this](std::size_t a, std::size_t b) { return tensors_[a].name < tensors_[b].name; });
+    std::sort(by_name.begin(), by_name.end(),
+              [this](std::size_t a, std::size_t b) { return tensors_[a].name < tensors_[b].name; });
     for (std::size_t i = 1; i < by_name.size(); ++i) {
       const std::string& name = tensors_[by_name[i]].name;
-      if (tensors_[by_name[i - 1]].name == name) return refuse("two tensors have the same name", path + ": tensor " + in_quotes(name));
+      if (tensors_[by_name[i - 1]].name == name)
+        return refuse("two tensors have the same name", path + ": tensor " + in_quotes(name));
     }
     return Done{};
   }

@@ -15,14 +15,16 @@ template <class L>
 concept HasTensors = requires { typename L::template Parameters<float, Flat>; };
 
 template <class L>
-concept HasForward = requires(const Call<exec::Inline>& call, const typename L::template Parameters<float, Flat>& p, Rows<const float, L::width> x,
-                              Rows<float, L::width> y, States<typename L::template State<float>> states,
-                              const typename L::template Tape<float>& tape) { L::forward(call, p, x, y, states, tape); };
+concept HasForward =
+    requires(const Call<exec::Inline>& call, const typename L::template Parameters<float, Flat>& p, Rows<const float, L::width> x,
+             Rows<float, L::width> y, States<typename L::template State<float>> states,
+             const typename L::template Tape<float>& tape) { L::forward(call, p, x, y, states, tape); };
 
 template <class L>
-concept HasBackward = requires(const Call<exec::Inline>& call, const typename L::template Parameters<float, Flat>& p, Rows<const float, L::width> x,
-                               const typename L::template Tape<float>& tape, Rows<float, L::width> dx,
-                               typename L::template Parameters<float, Flat>& gradient) { L::backward(call, p, x, tape, x, dx, gradient); };
+concept HasBackward =
+    requires(const Call<exec::Inline>& call, const typename L::template Parameters<float, Flat>& p, Rows<const float, L::width> x,
+             const typename L::template Tape<float>& tape, Rows<float, L::width> dx,
+             typename L::template Parameters<float, Flat>& gradient) { L::backward(call, p, x, tape, x, dx, gradient); };
 
 template <class L>
 concept HasAccounting = requires {

@@ -15,11 +15,11 @@
 #include <concepts>
 
 #include <hybridmoe/core/arena.hpp>
+#include <hybridmoe/core/batch.hpp>
 #include <hybridmoe/core/random.hpp>
 #include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/core/visit.hpp>
 #include <hybridmoe/exec/space.hpp>
-#include <hybridmoe/core/batch.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 
@@ -46,7 +46,7 @@ struct Call {
   Index layer = 0;        ///< which layer of the stack is running
   bool training = false;  ///< whole sequences with a tape, instead of states
   Noise noise{};
-  double auxiliary = 0;   ///< scale of auxiliary losses' gradients (routers), 0 = off
+  double auxiliary = 0;  ///< scale of auxiliary losses' gradients (routers), 0 = off
 
   /// The same call for a callee, with what is left of the scratch.
   HYBRIDMOE_FUNCTION Call with(const Arena& rest) const {

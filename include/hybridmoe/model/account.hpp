@@ -23,7 +23,8 @@ struct Account {
   /// Parameters that one token uses: all tables, norms and mixers; of experts, those chosen.
   static constexpr Spread active_parameters() {
     Spread total = Spread::always(M::template outer_elements<float, Flat>);
-    for (const int slot : M::slots()) total = total + per_kind([]<class L>() { return L::active_parameters(); })[static_cast<std::size_t>(slot)];
+    for (const int slot : M::slots())
+      total = total + per_kind([]<class L>() { return L::active_parameters(); })[static_cast<std::size_t>(slot)];
     return total;
   }
 
@@ -39,7 +40,9 @@ struct Account {
   static constexpr Index cache_bytes(Index length) {
     Index elements = 0;
     for (const int slot : M::slots())
-      elements += per_kind([length]<class L>() { return L::cache_elements_per_token(length) * length + L::recurrent_elements; })[static_cast<std::size_t>(slot)];
+      elements += per_kind([length]<class L>() {
+        return L::cache_elements_per_token(length) * length + L::recurrent_elements;
+      })[static_cast<std::size_t>(slot)];
     return elements * static_cast<Index>(sizeof(T));
   }
   /// Bytes of one sequence's state as this library lays it out, for the whole context, rings and tails included.
@@ -58,8 +61,12 @@ struct Account {
     return M::template training_bytes<T>(Extent{rows, sequences, true}, recompute);
   }
 
-  static constexpr Index layer_parameters(int slot) { return Layers::template parameter_elements<float, Flat>[static_cast<std::size_t>(slot)]; }
-  static constexpr Spread layer_active(int slot) { return per_kind([]<class L>() { return L::active_parameters(); })[static_cast<std::size_t>(slot)]; }
+  static constexpr Index layer_parameters(int slot) {
+    return Layers::template parameter_elements<float, Flat>[static_cast<std::size_t>(slot)];
+  }
+  static constexpr Spread layer_active(int slot) {
+    return per_kind([]<class L>() { return L::active_parameters(); })[static_cast<std::size_t>(slot)];
+  }
   static constexpr Flops layer_flops(int slot, Index length) {
     return per_kind([length]<class L>() { return L::flops_per_token(length); })[static_cast<std::size_t>(slot)];
   }
@@ -67,7 +74,7 @@ struct Account {
  private:
   template <int... slot>
   static constexpr auto for_kinds(auto f, std::integer_sequence<int, slot...>) {
-    return std::array{f.template operator()<typename Layers::template LayerOf<slot>>()...};
+    return std::array { f.template operator()<typename Layers::template LayerOf<slot>>()... };
   }
   static constexpr auto per_kind(auto f) { return for_kinds(f, std::make_integer_sequence<int, Layers::kinds>{}); }
 };
@@ -87,10 +94,12 @@ inline std::string short_number(double value) {
   return text;
 }
 
-inline void row(std::string& text, const char* name, const char* letter, double count, double parameters, double active, double flops, double state) {
+inline void row(std::string& text, const char* name, const char* letter, double count, double parameters, double active,
+                double flops, double state) {
   char line[160];
-  std::snprintf(line, sizeof line, "%-22s %-6s %6.0f %14s %14s %14s %14s\n", name, letter, count, short_number(parameters).c_str(), short_number(active).c_str(),
-                short_number(flops).c_str(), short_number(state).c_str());
+  std::snprintf(line, sizeof line, "%-22s %-6s %6.0f %14s %14s %14s %14s\n", name, letter, count,
+                short_number(parameters).c_str(), short_number(active).c_str(), short_number(flops).c_str(),
+                short_number(state).c_str());
   text += line;
 }
 
@@ -103,7 +112,8 @@ std::string describe() {
   using A = Account<M>;
   using describe_detail::row;
   char line[160];
-  std::snprintf(line, sizeof line, "%-22s %-6s %6s %14s %14s %14s %14s\n", "layer", "letter", "count", "parameters", "active", "FLOPs/token", "state bytes");
+  std::snprintf(line, sizeof line, "%-22s %-6s %6s %14s %14s %14s %14s\n", "layer", "letter", "count", "parameters", "active",
+                "FLOPs/token", "state bytes");
   std::string text = "pattern \"";
   text += M::LayerPattern::text();
   text += numbered("\", ", M::layer_count) += numbered(" layers, width ", M::width);
@@ -122,15 +132,18 @@ std::string describe() {
     if (count == 0) continue;
     const char letter[2] = {M::LayerPattern::letter_at(first), 0};
     const auto n = static_cast<double>(count);
-    row(text, "block", letter, n, n * static_cast<double>(A::layer_parameters(slot)), n * static_cast<double>(A::layer_active(slot).target),
-        n * A::layer_flops(slot, M::context).forward, n * static_cast<double>(M::Layers::template state_sizes<T>[static_cast<std::size_t>(slot)]));
+    row(text, "block", letter, n, n * static_cast<double>(A::layer_parameters(slot)),
+        n * static_cast<double>(A::layer_active(slot).target), n * A::layer_flops(slot, M::context).forward,
+        n * static_cast<double>(M::Layers::template state_sizes<T>[static_cast<std::size_t>(slot)]));
   }
-  row(text, "total", "", static_cast<double>(M::layer_count), static_cast<double>(A::parameters()), static_cast<double>(A::active_parameters().target),
-      A::flops_per_token(M::context).forward, static_cast<double>(A::template state_bytes<T>()));
+  row(text, "total", "", static_cast<double>(M::layer_count), static_cast<double>(A::parameters()),
+      static_cast<double>(A::active_parameters().target), A::flops_per_token(M::context).forward,
+      static_cast<double>(A::template state_bytes<T>()));
   const Spread active = A::active_parameters();
   text += "active parameters: least " + describe_detail::short_number(static_cast<double>(active.least)) + ", target " +
-          describe_detail::short_number(static_cast<double>(active.target)) + ", most " + describe_detail::short_number(static_cast<double>(active.most)) +
-          "; training " + describe_detail::short_number(A::flops_per_token(M::context).training) + "FLOPs per token\n";
+          describe_detail::short_number(static_cast<double>(active.target)) + ", most " +
+          describe_detail::short_number(static_cast<double>(active.most)) + "; training " +
+          describe_detail::short_number(A::flops_per_token(M::context).training) + "FLOPs per token\n";
   return text;
 }
 

@@ -33,10 +33,12 @@ struct Parallel : ArrangementTag {
 
 }  // namespace block
 
-/// A mixer over the sequence and a channel mixer per token (channel::Nothing for none). Options: block::Norm<...>, block::Parallel.
+/// A mixer over the sequence and a channel mixer per token (channel::Nothing for none). Options: block::Norm<...>,
+/// block::Parallel.
 template <class Mixer_, class Channel_ = channel::Nothing, class... Options>
 struct Block {
-  static_assert((has_a_tag<Options, block::NormTag, block::ArrangementTag> && ...), "an option of Block is neither block::Norm<...> nor an arrangement");
+  static_assert((has_a_tag<Options, block::NormTag, block::ArrangementTag> && ...),
+                "an option of Block is neither block::Norm<...> nor an arrangement");
   using Mixer = Mixer_;
   using Channel = Channel_;
   using NormOption = Option<block::NormTag, block::Norm<norm::Rms<>>, Options...>;
@@ -92,8 +94,7 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
     [[no_unique_address]] typename MixerLayer::template Parameters<T, Storage> mixer;
     // Two empty members of one type would need two addresses: norms without weights share one.
     [[no_unique_address]] Optional<two_norms && !std::is_empty_v<typename NormLayer::template Parameters<T, Storage>>,
-                                   typename NormLayer::template Parameters<T, Storage>, 110>
-        channel_norm;
+                                   typename NormLayer::template Parameters<T, Storage>, 110> channel_norm;
     [[no_unique_address]] Optional<has_channel, typename ChannelLayer::template Parameters<T, Storage>, 111> channel;
   };
 
@@ -108,7 +109,8 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
   template <class T>
   struct State {
     [[no_unique_address]] typename MixerLayer::template State<T> mixer;
-    [[no_unique_address]] Optional<!std::is_empty_v<typename ChannelLayer::template State<T>>, typename ChannelLayer::template State<T>, 112> channel;
+    [[no_unique_address]] Optional<!std::is_empty_v<typename ChannelLayer::template State<T>>,
+                                   typename ChannelLayer::template State<T>, 112> channel;
   };
 
   template <class T>
@@ -141,14 +143,15 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
 
   template <class T, class Storage>
   static constexpr Index workspace_bytes(Extent e) {
-    const Index inner = larger(larger(NormLayer::template workspace_bytes<T, Storage>(e), MixerLayer::template workspace_bytes<T, Storage>(e)),
-                               ChannelLayer::template workspace_bytes<T, Storage>(e));
+    const Index inner =
+        larger(larger(NormLayer::template workspace_bytes<T, Storage>(e), MixerLayer::template workspace_bytes<T, Storage>(e)),
+               ChannelLayer::template workspace_bytes<T, Storage>(e));
     return planned_bytes<Scratch<T>>(e) + inner;
   }
 
   template <class Space, class T, class Storage>
-  HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x, Rows<T, width> y,
-                                         States<State<T>> states, const Tape<T>& tape) {
+  HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x,
+                                         Rows<T, width> y, States<State<T>> states, const Tape<T>& tape) {
     const Index rows = call.batch.rows;
     Arena arena = call.arena;
     const Scratch<T> s(arena, Extent::of(call.batch, call.training));
@@ -160,15 +163,18 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
     ops::add_dropped<width>(call.space, rows, x.data, s.branch, h, mask(call, 0));
     if constexpr (has_channel) {
       if constexpr (two_norms)
-        NormLayer::forward(inner, channel_norm(p), Rows<const T, width>{h}, Rows<T, width>{tape.channel_input}, States<Stateless>{}, tape.channel_norm);
-      ChannelLayer::forward(inner, p.channel, Rows<const T, width>{tape.channel_input}, Rows<T, width>{s.branch}, channel_states<T>(states), tape.channel);
+        NormLayer::forward(inner, channel_norm(p), Rows<const T, width>{h}, Rows<T, width>{tape.channel_input},
+                           States<Stateless>{}, tape.channel_norm);
+      ChannelLayer::forward(inner, p.channel, Rows<const T, width>{tape.channel_input}, Rows<T, width>{s.branch},
+                            channel_states<T>(states), tape.channel);
       ops::add_dropped<width>(call.space, rows, h, s.branch, y.data, mask(call, 1));
     }
   }
 
   template <class Space, class T>
-  HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x, const Tape<T>& tape,
-                                          Rows<const T, width> dy, Rows<T, width> dx, Parameters<T, Flat>& gradient) {
+  HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x,
+                                          const Tape<T>& tape, Rows<const T, width> dy, Rows<T, width> dx,
+                                          Parameters<T, Flat>& gradient) {
     const Index rows = call.batch.rows, count = rows * width;
     Arena arena = call.arena;
     const Scratch<T> s(arena, Extent::of(call.batch, true));
@@ -178,18 +184,19 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
     if constexpr (has_channel) {
       ops::zero(call.space, count, s.d_input);
       ops::add_dropped<width>(call.space, rows, static_cast<const T*>(nullptr), dy.data, s.branch, mask(call, 1));
-      ChannelLayer::backward(inner, p.channel, Rows<const T, width>{tape.channel_input}, tape.channel, Rows<const T, width>{s.branch}, d_input,
-                             gradient.channel);
+      ChannelLayer::backward(inner, p.channel, Rows<const T, width>{tape.channel_input}, tape.channel,
+                             Rows<const T, width>{s.branch}, d_input, gradient.channel);
       if constexpr (two_norms) {
         ops::copy(call.space, count, dy.data, s.d_middle);
-        NormLayer::backward(inner, channel_norm(p), Rows<const T, width>{tape.middle}, tape.channel_norm, Rows<const T, width>{s.d_input},
-                            Rows<T, width>{s.d_middle}, channel_norm(gradient));
+        NormLayer::backward(inner, channel_norm(p), Rows<const T, width>{tape.middle}, tape.channel_norm,
+                            Rows<const T, width>{s.d_input}, Rows<T, width>{s.d_middle}, channel_norm(gradient));
         d_middle = s.d_middle;
       }
     }
     if constexpr (!has_channel || two_norms) ops::zero(call.space, count, s.d_input);
     ops::add_dropped<width>(call.space, rows, static_cast<const T*>(nullptr), d_middle, s.branch, mask(call, 0));
-    MixerLayer::backward(inner, p.mixer, Rows<const T, width>{tape.mixer_input}, tape.mixer, Rows<const T, width>{s.branch}, d_input, gradient.mixer);
+    MixerLayer::backward(inner, p.mixer, Rows<const T, width>{tape.mixer_input}, tape.mixer, Rows<const T, width>{s.branch},
+                         d_input, gradient.mixer);
     NormLayer::backward(inner, p.mixer_norm, x, tape.mixer_norm, Rows<const T, width>{s.d_input}, dx, gradient.mixer_norm);
     ops::add(call.space, count, d_middle, dx.data);
   }
@@ -226,7 +233,8 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
   HYBRIDMOE_FUNCTION static auto channel_states(States<State<T>> states) {
     using ChannelState = typename ChannelLayer::template State<T>;
     const Index offset = state_bytes<typename MixerLayer::template State<T>>;
-    return States<ChannelState>{states.base == nullptr || std::is_empty_v<ChannelState> ? nullptr : states.base + offset, states.stride};
+    return States<ChannelState>{states.base == nullptr || std::is_empty_v<ChannelState> ? nullptr : states.base + offset,
+                                states.stride};
   }
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 /// @file check.hpp
-/// Is a model sound? Everything is asked here, once, before anything is built from it, and the first wrong answer is one sentence.
+/// Is a model sound? Everything is asked here, once, before anything is built from it, and the first wrong answer is one
+/// sentence.
 
 #include <hybridmoe/model/block.hpp>
 #include <hybridmoe/model/pattern.hpp>
@@ -38,7 +39,8 @@ constexpr bool layer() {
   if constexpr (std::is_same_v<Description, channel::Nothing>) {
     return true;
   } else if constexpr (!Bindable<Description, Env>) {
-    static_assert(Bindable<Description, Env>, "a Block's mixer, channel or norm is not a layer: it has no member template Layer<Environment>");
+    static_assert(Bindable<Description, Env>,
+                  "a Block's mixer, channel or norm is not a layer: it has no member template Layer<Environment>");
     return false;
   } else {
     using L = typename Description::template Layer<Env>;
@@ -54,7 +56,9 @@ constexpr bool layer() {
       static_assert(HasBackward<L>, "missing backward(call, p, x, tape, dy, dx, gradient)");
       return false;
     } else if constexpr (!HasAccounting<L>) {
-      static_assert(HasAccounting<L>, "missing accounting: active_parameters, flops_per_token, recurrent_elements, cache_elements_per_token, workspace_bytes");
+      static_assert(HasAccounting<L>,
+                    "missing accounting: active_parameters, flops_per_token, recurrent_elements, cache_elements_per_token, "
+                    "workspace_bytes");
       return false;
     } else if constexpr (!L::causal) {
       static_assert(L::causal, "a decoder needs causal layers: this mixer or router looks at later tokens");
@@ -67,11 +71,16 @@ constexpr bool layer() {
 
 template <class Block, class Env>
 constexpr bool block() {
-  if constexpr (!requires { typename Block::Mixer; typename Block::Channel; typename Block::NormOption; }) {
+  if constexpr (!requires {
+                  typename Block::Mixer;
+                  typename Block::Channel;
+                  typename Block::NormOption;
+                }) {
     static_assert(requires { typename Block::Mixer; }, "a Slot<> must bind its letter to a Block<mixer, channel, options...>");
     return false;
   } else {
-    return layer<typename Block::Mixer, Env>() && layer<typename Block::Channel, Env>() && layer<typename Block::NormOption::type, Env>();
+    return layer<typename Block::Mixer, Env>() && layer<typename Block::Channel, Env>() &&
+           layer<typename Block::NormOption::type, Env>();
   }
 }
 

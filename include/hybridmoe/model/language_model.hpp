@@ -38,7 +38,8 @@ namespace check_model {
 template <LanguageSizes sizes, class Pattern, class Final, class... Slots>
 constexpr bool model() {
   if constexpr (!(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0)) {
-    static_assert(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0, "LanguageSizes::vocab, width, context and chunk must be positive");
+    static_assert(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0,
+                  "LanguageSizes::vocab, width, context and chunk must be positive");
     return false;
   } else if constexpr (sizeof...(Slots) == 0) {
     static_assert(sizeof...(Slots) > 0, "a LanguageModel needs at least one Slot<>");
@@ -59,7 +60,8 @@ constexpr bool model() {
 template <LanguageSizes sizes_, class Pattern_, class Final, class... Slots>
 struct LanguageBody {
   static constexpr LanguageSizes sizes = sizes_;
-  static constexpr Index vocab = sizes.vocab, width = sizes.width, context = sizes.context, chunk = smaller(sizes.chunk, sizes.context);
+  static constexpr Index vocab = sizes.vocab, width = sizes.width, context = sizes.context,
+                         chunk = smaller(sizes.chunk, sizes.context);
   using LayerPattern = Pattern_;
   using Env = Environment<width, context, chunk>;
   using Layers = Stack<Env, typename Slots::Block...>;
@@ -112,7 +114,8 @@ struct LanguageBody {
     visit_outer<T>(f, at, *reinterpret_cast<AsConst<decltype(*buffer), Parameters<T, Storage>>*>(buffer)...);
     const Name layers_name = at / "layers";
     for (std::size_t l = 0; l < static_cast<std::size_t>(layer_count); ++l)
-      visit_slot<0, T, Storage...>(f, layers_name / static_cast<Index>(l), table<T, Flat>[l].slot, (buffer + table<T, Storage>[l].parameters)...);
+      visit_slot<0, T, Storage...>(f, layers_name / static_cast<Index>(l), table<T, Flat>[l].slot,
+                                   (buffer + table<T, Storage>[l].parameters)...);
   }
 
   // Inference.
@@ -120,14 +123,17 @@ struct LanguageBody {
   template <class T>
   struct InferencePlan {
     T *a, *b;
-    HYBRIDMOE_FUNCTION constexpr InferencePlan(auto& arena, Extent e) : a(arena.template take<T>(e.rows * width)), b(arena.template take<T>(e.rows * width)) {}
+    HYBRIDMOE_FUNCTION constexpr InferencePlan(auto& arena, Extent e)
+        : a(arena.template take<T>(e.rows * width)), b(arena.template take<T>(e.rows * width)) {}
   };
   template <class T>
   struct HeadPlan {
     T *selected, *normed;
     typename FinalLayer::template Tape<T> tape;
     HYBRIDMOE_FUNCTION constexpr HeadPlan(auto& arena, Extent wanted)
-        : selected(arena.template take<T>(wanted.rows * width)), normed(arena.template take<T>(wanted.rows * width)), tape(arena, wanted) {}
+        : selected(arena.template take<T>(wanted.rows * width)),
+          normed(arena.template take<T>(wanted.rows * width)),
+          tape(arena, wanted) {}
   };
 
   /// Scratch of forward for at most e.rows rows in e.sequences sequences, of which at most `wanted` rows get logits.
@@ -136,14 +142,15 @@ struct LanguageBody {
     Index tape = 0;
     for (const Index bytes : Layers::template tape_bytes<T>(e)) tape = larger(tape, bytes);
     const Extent w{wanted, e.sequences, false};
-    const Index head = planned_bytes<HeadPlan<T>>(w) + larger(product_workspace<T, Storage, vocab, width>(w), FinalLayer::template workspace_bytes<T, Storage>(w));
+    const Index head = planned_bytes<HeadPlan<T>>(w) + larger(product_workspace<T, Storage, vocab, width>(w),
+                                                              FinalLayer::template workspace_bytes<T, Storage>(w));
     return planned_bytes<InferencePlan<T>>(e) + larger(tape + Layers::template workspace_bytes<T, Storage>(e), head);
   }
 
   /// token[rows] with states → logits[wanted_count, vocab] of the rows listed in wanted (read where the kernels run).
   template <class Storage, class Space, class T>
-  HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const T* buffer, const std::int32_t* token, std::byte* states, Index state_stride_bytes,
-                                         const Index* wanted, Index wanted_count, T* logits) {
+  HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const T* buffer, const std::int32_t* token, std::byte* states,
+                                         Index state_stride_bytes, const Index* wanted, Index wanted_count, T* logits) {
     const auto& p = *reinterpret_cast<const Parameters<T, Storage>*>(buffer);
     Arena arena = call.arena;
     const InferencePlan<T> plan(arena, Extent::of(call.batch, false));
@@ -156,7 +163,8 @@ struct LanguageBody {
     head.batch.rows = wanted_count;
     const HeadPlan<T> s(head.arena, Extent{wanted_count, call.batch.sequences, false});
     call.space.each(wanted_count, ops::SelectRows<T, width>{h, wanted, s.selected});
-    FinalLayer::forward(head, p.final_norm, Rows<const T, width>{s.selected}, Rows<T, width>{s.normed}, States<Stateless>{}, s.tape);
+    FinalLayer::forward(head, p.final_norm, Rows<const T, width>{s.selected}, Rows<T, width>{s.normed}, States<Stateless>{},
+                        s.tape);
     ops::Matmul<Space, T, vocab, width>::forward(call.space, head.arena, wanted_count, s.normed, head_of(p), nullptr, logits);
   }
 
@@ -198,8 +206,9 @@ struct LanguageBody {
   /// scale·∂(sum)/∂parameters is added to it. Whole sequences from position 0. streams_out (may be null) gets the residual
   /// streams' address, for looking where a NaN began.
   template <class Space, class T>
-  HYBRIDMOE_FUNCTION static void loss_and_gradient(const Call<Space>& call, const T* buffer, const std::int32_t* token, const std::int32_t* target, T scale,
-                                                   bool recompute, double* loss, T* gradient, T** streams_out) {
+  HYBRIDMOE_FUNCTION static void loss_and_gradient(const Call<Space>& call, const T* buffer, const std::int32_t* token,
+                                                   const std::int32_t* target, T scale, bool recompute, double* loss, T* gradient,
+                                                   T** streams_out) {
     const auto& p = *reinterpret_cast<const Parameters<T, Flat>*>(buffer);
     const Index rows = call.batch.rows;
     const Extent e = Extent::of(call.batch, true);
@@ -211,7 +220,8 @@ struct LanguageBody {
 
     embed<Flat>(call, p, token, s.streams);
     const ops::DropoutMask embedding_mask{call.noise.key, ~std::uint64_t{0}, call.noise.rate};
-    if (call.noise.rate > 0) ops::add_dropped<width>(call.space, rows, static_cast<const T*>(nullptr), s.streams, s.streams, embedding_mask);
+    if (call.noise.rate > 0)
+      ops::add_dropped<width>(call.space, rows, static_cast<const T*>(nullptr), s.streams, s.streams, embedding_mask);
     Layers::forward_training(inner, layers<T, Flat>(), buffer, s.streams, s.tapes, recompute);
     const T* const last = s.streams + layer_count * rows * width;
     FinalLayer::forward(inner, p.final_norm, Rows<const T, width>{last}, Rows<T, width>{s.normed}, States<Stateless>{}, s.tape);
@@ -231,7 +241,8 @@ struct LanguageBody {
     if (g == nullptr) return;
 
     ops::zero(call.space, rows * width, s.other);
-    FinalLayer::backward(inner, p.final_norm, Rows<const T, width>{last}, s.tape, Rows<const T, width>{s.d}, Rows<T, width>{s.other}, g->final_norm);
+    FinalLayer::backward(inner, p.final_norm, Rows<const T, width>{last}, s.tape, Rows<const T, width>{s.d},
+                         Rows<T, width>{s.other}, g->final_norm);
     T* const d = Layers::backward(inner, layers<T, Flat>(), buffer, gradient, s.streams, s.tapes, recompute, s.other, s.d);
     if (call.noise.rate > 0) ops::add_dropped<width>(call.space, rows, static_cast<const T*>(nullptr), d, d, embedding_mask);
     using ByToken = ops::ScatterRows<T, std::int32_t, width>;
@@ -255,10 +266,12 @@ struct LanguageBody {
   }
 
   template <class Storage, class Space, class T>
-  HYBRIDMOE_FUNCTION static void embed(const Call<Space>& call, const Parameters<T, Storage>& p, const std::int32_t* token, T* y) {
+  HYBRIDMOE_FUNCTION static void embed(const Call<Space>& call, const Parameters<T, Storage>& p, const std::int32_t* token,
+                                       T* y) {
     using TableStorage = std::conditional_t<sizes.tied, Storage, Flat>;
     call.space.each(divide_up(call.batch.rows, ops::embed_rows),
-                    ops::Embed<T, vocab, width, TableStorage>{call.batch, token, p.embedding.data, first_element<const T, sizes.learned_positions>(p.position), y});
+                    ops::Embed<T, vocab, width, TableStorage>{call.batch, token, p.embedding.data,
+                                                              first_element<const T, sizes.learned_positions>(p.position), y});
   }
 
   template <class T, class F, class... P>
@@ -274,7 +287,8 @@ struct LanguageBody {
     if constexpr (slot < Layers::kinds) {
       if (slot != wanted) return visit_slot<slot + 1, T, Storage...>(f, at, wanted, buffer...);
       using Layer = typename Layers::template LayerOf<slot>;
-      Layer::visit(f, at, *reinterpret_cast<AsConst<decltype(*buffer), typename Layer::template Parameters<T, Storage>>*>(buffer)...);
+      Layer::visit(f, at,
+                   *reinterpret_cast<AsConst<decltype(*buffer), typename Layer::template Parameters<T, Storage>>*>(buffer)...);
     }
   }
 };
@@ -286,7 +300,8 @@ struct LanguageBase {
 /// What an unsound model turns into after its one error: a small sound one, so that nothing else is reported.
 template <LanguageSizes sizes, class Pattern, class Final, class... Slots>
 struct LanguageBase<false, sizes, Pattern, Final, Slots...> {
-  using type = LanguageBody<LanguageSizes{.vocab = 1, .width = 1, .context = 1}, hybridmoe::Pattern<"x">, norm::Rms<>, Slot<'x', Block<norm::Rms<>>>>;
+  using type = LanguageBody<LanguageSizes{.vocab = 1, .width = 1, .context = 1}, hybridmoe::Pattern<"x">, norm::Rms<>,
+                            Slot<'x', Block<norm::Rms<>>>>;
 };
 
 template <class Final, class List, class... Options>
@@ -303,13 +318,14 @@ struct SplitOptions<Final, TypeList<Slots...>> {
 };
 template <class Final, class... Slots, class First, class... Rest>
 struct SplitOptions<Final, TypeList<Slots...>, First, Rest...>
-    : std::conditional_t<is_slot<First>, SplitOptions<Final, TypeList<Slots..., First>, Rest...>, SplitOptions<Final, TypeList<Slots...>, Rest...>> {};
+    : std::conditional_t<is_slot<First>, SplitOptions<Final, TypeList<Slots..., First>, Rest...>,
+                         SplitOptions<Final, TypeList<Slots...>, Rest...>> {};
 
 /// A language model: `struct Tiny : LanguageModel<LanguageSizes{…}, Pattern<"GLLS", layers<16>>, Slot<'G', Block<…>>, …> {};`
 /// Options: FinalNorm<…>.
 template <LanguageSizes sizes, class Pattern, class... Options>
-struct LanguageModel
-    : SplitOptions<typename Option<FinalNormTag, FinalNorm<norm::Rms<>>, Options...>::type, TypeList<>, Options...>::template Body<sizes, Pattern> {
+struct LanguageModel : SplitOptions<typename Option<FinalNormTag, FinalNorm<norm::Rms<>>, Options...>::type, TypeList<>,
+                                    Options...>::template Body<sizes, Pattern> {
   /// The description without the user's name for it: what tells two models of one name apart.
   using Description = LanguageModel;
 };

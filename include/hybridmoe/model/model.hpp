@@ -8,8 +8,8 @@
 #include <hybridmoe/exec/buffer.hpp>
 #include <hybridmoe/model/account.hpp>
 #include <hybridmoe/model/fingerprint.hpp>
-#include <hybridmoe/model/start.hpp>
 #include <hybridmoe/model/pack.hpp>
+#include <hybridmoe/model/start.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 

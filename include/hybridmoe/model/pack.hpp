@@ -12,7 +12,8 @@ struct PackTensors {
   void operator()(const Name&, const Trait&, const Array<T, out, in>& flat, Panels<T, out, in>& panels) const {
     for (Index i = 0; i < panels.size; ++i) panels.data[i] = T(0);
     for (Index row = 0; row < out; ++row)
-      for (Index k = 0; k < in; ++k) panels.data[(row / panel_width * in + k) * panel_width + row % panel_width] = flat.data[row * in + k];
+      for (Index k = 0; k < in; ++k)
+        panels.data[(row / panel_width * in + k) * panel_width + row % panel_width] = flat.data[row * in + k];
   }
   template <class T, Index... extents>
   void operator()(const Name&, const Trait&, const Array<T, extents...>& flat, Array<T, extents...>& same) const {

@@ -68,18 +68,19 @@ struct Stack {
   /// Inference: x (in a) through all layers, with states. a and b are two buffers [rows, width]; returns the one that holds the
   /// result.
   template <class Space, class T, class Storage>
-  HYBRIDMOE_FUNCTION static T* forward(const Call<Space>& call, Layers layers, const T* parameters, Storage, std::byte* states, Index state_stride,
-                                       T* a, T* b);
+  HYBRIDMOE_FUNCTION static T* forward(const Call<Space>& call, Layers layers, const T* parameters, Storage, std::byte* states,
+                                       Index state_stride, T* a, T* b);
 
   /// Training: streams [layers + 1][rows, width], the first filled by the caller, keep every layer's input; tapes go to `tapes`
   /// layer after layer, or to scratch if they are to be recomputed.
   template <class Space, class T>
-  HYBRIDMOE_FUNCTION static void forward_training(const Call<Space>& call, Layers layers, const T* parameters, T* streams, Arena tapes, bool recompute);
+  HYBRIDMOE_FUNCTION static void forward_training(const Call<Space>& call, Layers layers, const T* parameters, T* streams,
+                                                  Arena tapes, bool recompute);
 
   /// The way back: d holds the gradient by the last stream; returns the buffer (d or other) that holds it by the first.
   template <class Space, class T>
-  HYBRIDMOE_FUNCTION static T* backward(const Call<Space>& call, Layers layers, const T* parameters, T* gradient, T* streams, Arena tapes, bool recompute,
-                                        T* d, T* other);
+  HYBRIDMOE_FUNCTION static T* backward(const Call<Space>& call, Layers layers, const T* parameters, T* gradient, T* streams,
+                                        Arena tapes, bool recompute, T* d, T* other);
 
   /// The bytes of all tapes (of the largest one, if recomputed).
   template <class T>
@@ -102,20 +103,22 @@ struct Stack {
   }
 
   template <int slot, class Storage, class Space, class T>
-  HYBRIDMOE_FUNCTION static void infer_one(Call<Space>& call, const StackEntry& entry, const T* parameters, std::byte* states, Index stride, const T* x,
-                                           T* y) {
+  HYBRIDMOE_FUNCTION static void infer_one(Call<Space>& call, const StackEntry& entry, const T* parameters, std::byte* states,
+                                           Index stride, const T* x, T* y) {
     if constexpr (slot < kinds) {
       if (entry.slot != slot) return infer_one<slot + 1, Storage>(call, entry, parameters, states, stride, x, y);
       using Layer = LayerOf<slot>;
       using State = typename Layer::template State<T>;
       const typename Layer::template Tape<T> tape(call.arena, Extent::of(call.batch, false));
-      Layer::forward(call, *reinterpret_cast<const typename Layer::template Parameters<T, Storage>*>(parameters + entry.parameters),
+      Layer::forward(call,
+                     *reinterpret_cast<const typename Layer::template Parameters<T, Storage>*>(parameters + entry.parameters),
                      Rows<const T, width>{x}, Rows<T, width>{y}, States<State>{states + entry.state, stride}, tape);
     }
   }
 
   template <int slot, class Space, class T>
-  HYBRIDMOE_FUNCTION static void train_one(Call<Space>& call, const StackEntry& entry, const T* parameters, const T* x, T* y, Arena& home) {
+  HYBRIDMOE_FUNCTION static void train_one(Call<Space>& call, const StackEntry& entry, const T* parameters, const T* x, T* y,
+                                           Arena& home) {
     if constexpr (slot < kinds) {
       if (entry.slot != slot) return train_one<slot + 1>(call, entry, parameters, x, y, home);
       using Layer = LayerOf<slot>;
@@ -126,8 +129,8 @@ struct Stack {
   }
 
   template <int slot, class Space, class T>
-  HYBRIDMOE_FUNCTION static void backward_one(Call<Space>& call, const StackEntry& entry, const T* parameters, T* gradient, const T* x, T* y, Arena home,
-                                              bool recompute, const T* dy, T* dx) {
+  HYBRIDMOE_FUNCTION static void backward_one(Call<Space>& call, const StackEntry& entry, const T* parameters, T* gradient,
+                                              const T* x, T* y, Arena home, bool recompute, const T* dy, T* dx) {
     if constexpr (slot < kinds) {
       if (entry.slot != slot) return backward_one<slot + 1>(call, entry, parameters, gradient, x, y, home, recompute, dy, dx);
       using Layer = LayerOf<slot>;
@@ -187,4 +190,3 @@ HYBRIDMOE_FUNCTION T* Stack<Env, Blocks...>::backward(const Call<Space>& call, L
 }
 
 }  // namespace hybridmoe
-

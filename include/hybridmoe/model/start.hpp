@@ -24,9 +24,15 @@ struct StartTensors {
       const double u = static_cast<double>(random::uniform(words.word[0]));
       double value = scale;
       switch (trait.start) {
-        case Start::constant: value = static_cast<double>(trait.a); break;
-        case Start::normal: value = scale * static_cast<double>(random::normal(words.word[0], words.word[1])); break;
-        case Start::log_of_uniform: value = std::log(trait.a + u * (trait.b - trait.a)); break;
+        case Start::constant:
+          value = static_cast<double>(trait.a);
+          break;
+        case Start::normal:
+          value = scale * static_cast<double>(random::normal(words.word[0], words.word[1]));
+          break;
+        case Start::log_of_uniform:
+          value = std::log(trait.a + u * (trait.b - trait.a));
+          break;
         case Start::softplus_inverse: {
           const double step = std::exp(std::log(trait.a) + u * (std::log(trait.b) - std::log(trait.a)));
           value = step + std::log(-std::expm1(-step));

@@ -3,8 +3,8 @@
 /// Around attention's core: normalise each head of query and key, apply positions, scale the query, store keys and values; and
 /// the way back.
 
-#include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/core/batch.hpp>
+#include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/ops/key_store.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {

@@ -3,8 +3,8 @@
 /// Short causal convolution of every channel with taps of its own, an optional bias and an optional SiLU, as in Mamba, gated
 /// delta and hybrid layers:
 ///
-///   u[t, c] = bias[c] + Σ_k weight[c, k]·in[t − (taps−1) + k, c]        (tap taps−1 is the current row; before position 0: nothing)
-///   out[t, c] = u or silu(u)
+///   u[t, c] = bias[c] + Σ_k weight[c, k]·in[t − (taps−1) + k, c]        (tap taps−1 is the current row; before position 0:
+///   nothing) out[t, c] = u or silu(u)
 ///
 /// A sequence carries its last inputs in a ring: position p at row p mod history.
 
@@ -31,8 +31,8 @@ struct ConvolveInput {
 
 /// u of one row of `count` channels: from[k] is the row that tap k meets (zeros where there is none).
 template <class T, int taps, int count>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void convolve_row(const T (&weight)[taps][count], const T (&bias)[count], const T* const (&from)[taps],
-                                                      T* __restrict__ u) {
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void convolve_row(const T (&weight)[taps][count], const T (&bias)[count],
+                                                      const T* const (&from)[taps], T* __restrict__ u) {
   for (int c = 0; c < count; ++c) {
     T sum = bias[c];
     for (int k = 0; k < taps; ++k) sum += weight[k][c] * from[k][c];
@@ -41,7 +41,8 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void convolve_row(const T (&weight)[taps][co
 }
 
 template <class T, int taps, int count>
-HYBRIDMOE_FUNCTION void convolve_weights(const ConvolveInput<T>& input, Index channel, T (&weight)[taps][count], T (&bias)[count]) {
+HYBRIDMOE_FUNCTION void convolve_weights(const ConvolveInput<T>& input, Index channel, T (&weight)[taps][count],
+                                         T (&bias)[count]) {
   for (int c = 0; c < count; ++c) {
     for (int k = 0; k < taps; ++k) weight[k][c] = input.weight[(channel + c) * taps + k];
     bias[c] = input.bias == nullptr ? T(0) : input.bias[channel + c];
@@ -100,7 +101,8 @@ struct ConvolveKernel {
   }
 };
 
-/// One item: a block of channels of one sequence (from position 0). Its share of the taps' gradients is added up by a second kernel.
+/// One item: a block of channels of one sequence (from position 0). Its share of the taps' gradients is added up by a second
+/// kernel.
 template <class T, int channels, int taps, bool silu>
 struct ConvolveBackwardKernel {
   static constexpr int block = convolve_block;
@@ -207,8 +209,8 @@ struct Convolve {
   }
   /// Whole sequences. slope[rows, channels]: ∂/∂out, overwritten by ∂/∂u. d_in (row stride d_stride) =; d_weight and d_bias
   /// (null without a bias) +=.
-  HYBRIDMOE_FUNCTION static void backward(const Space& space, Arena arena, const Batch& batch, const ConvolveInput<T>& input, T* slope,
-                                          T* d_in, Index d_stride, T* d_weight, T* d_bias) {
+  HYBRIDMOE_FUNCTION static void backward(const Space& space, Arena arena, const Batch& batch, const ConvolveInput<T>& input,
+                                          T* slope, T* d_in, Index d_stride, T* d_weight, T* d_bias) {
     using Kernel = ConvolveBackwardKernel<T, channels, taps, silu>;
     T* const shares = arena.template take<T>(batch.sequences * (taps + 1) * channels);
     space.each(batch.sequences * Kernel::blocks, Kernel{batch, input, slope, d_in, d_stride, shares});

@@ -89,7 +89,8 @@ struct AddDropped {
 };
 
 template <Index width, class Space, class T>
-HYBRIDMOE_FUNCTION void add_dropped(const Space& space, Index rows, const T* residual, const T* branch, T* y, const DropoutMask& mask) {
+HYBRIDMOE_FUNCTION void add_dropped(const Space& space, Index rows, const T* residual, const T* branch, T* y,
+                                    const DropoutMask& mask) {
   space.each(divide_up(rows, dropout_rows), AddDropped<T, width>{rows, residual, branch, y, mask});
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 /// @file gate.hpp
-/// Gating by SiLU, forward and backward: gated[r, i] = x[r, i]·silu(z[r, i]). Rows have a stride, so that z may be some columns of a
-/// wider product.
+/// Gating by SiLU, forward and backward: gated[r, i] = x[r, i]·silu(z[r, i]). Rows have a stride, so that z may be some columns
+/// of a wider product.
 
 #include <hybridmoe/ops/norm.hpp>
 
@@ -53,8 +53,8 @@ HYBRIDMOE_FUNCTION void gate(const Space& space, Index rows, Strided<const T> x,
 
 /// dx = ∂ by x, dz = ∂ by z.
 template <int width, class Space, class T>
-HYBRIDMOE_FUNCTION void gate_backward(const Space& space, Index rows, Strided<const T> x, Strided<const T> z, Strided<const T> d_gated,
-                                      Strided<T> dx, Strided<T> dz) {
+HYBRIDMOE_FUNCTION void gate_backward(const Space& space, Index rows, Strided<const T> x, Strided<const T> z,
+                                      Strided<const T> d_gated, Strided<T> dx, Strided<T> dz) {
   space.each(divide_up(rows, gate_rows<width>), SiluGateBackwardKernel<T, width>{rows, x, z, d_gated, dx, dz});
 }
 

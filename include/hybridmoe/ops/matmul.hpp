@@ -27,7 +27,8 @@ constexpr cpu::Parts group_parts(Index groups, Index columns, Index depth) {
 }
 /// Rows of x that are kept as panels at a time.
 constexpr Index chunk_rows(Index rows, Index in) {
-  return smaller(rows, larger(4 * cpu::depth_block, row_budget / round_up(in, panel_width) / cpu::depth_block * cpu::depth_block));
+  return smaller(rows,
+                 larger(4 * cpu::depth_block, row_budget / round_up(in, panel_width) / cpu::depth_block * cpu::depth_block));
 }
 
 /// All numbers of a stack of weights: a pointer to the whole, since one into the first item ends with it.
@@ -95,8 +96,8 @@ struct Matmul {
     T* const panels = arena.template take<T>(parts.size * panel_width * out);
     for (Index first = 0; first < divide_up(in, panel_width); first += parts.size) {
       const Index count = smaller(parts.size, divide_up(in, panel_width) - first), column = first * panel_width;
-      space.each(cpu::StripKernel<T>::items(out, 1), cpu::StripKernel<T>{w.data + column, in, smaller(count * panel_width, in - column),
-                                                                        out, 0, nullptr, panels});
+      space.each(cpu::StripKernel<T>::items(out, 1),
+                 cpu::StripKernel<T>{w.data + column, in, smaller(count * panel_width, in - column), out, 0, nullptr, panels});
       multiply(space, {rows, out, in, dy, panels, first, count, 0, 1, nullptr, nullptr, true, dx});
     }
   }
@@ -131,7 +132,8 @@ template <class Space, class T, Index groups, Index out, Index in>
 struct GroupedMatmul {
   static constexpr Index workspace_bytes(Index rows, bool training) {
     constexpr Index size = sizeof(T);
-    const Index forward = matmul::scratch_bytes(matmul::group_parts(groups, out, in).size * round_up(out, panel_width) * in, size);
+    const Index forward =
+        matmul::scratch_bytes(matmul::group_parts(groups, out, in).size * round_up(out, panel_width) * in, size);
     if (!training) return forward;
     const Index input = matmul::scratch_bytes(matmul::group_parts(groups, in, out).size * round_up(in, panel_width) * out, size);
     const Index weight = matmul::scratch_bytes(matmul::chunk_rows(rows, in) * round_up(in, panel_width), size);

@@ -188,7 +188,8 @@ struct SharesKernel {
 /// vector v of each row has its own, [per_row, size]. `centred`: LayerNorm, otherwise RMSNorm. QK-norm of q: [rows, heads·size]:
 ///
 ///   using Qk = ops::Norm<Space, T, size, heads>;
-///   Qk::forward(space, rows, {q, heads * size}, {.weight = p.q_norm.data}, epsilon, {out, heads * size}, {.inverse = tape.inverse});
+///   Qk::forward(space, rows, {q, heads * size}, {.weight = p.q_norm.data}, epsilon, {out, heads * size}, {.inverse =
+///   tape.inverse});
 template <class Space, class T, Index size, Index per_row = 1, Index gains = 1, bool centred = false>
 struct Norm {
   static_assert(gains == 1 || gains == per_row, "the vectors of a row share one gain or have one each");
@@ -212,7 +213,8 @@ struct Norm {
                                           NormTape<T> tape, Strided<const T> dy, Strided<T> dx, AffineGradient<T> gradient) {
     T* const weight = gradient.weight == nullptr ? nullptr : arena.template take<T>(blocks(rows) * columns);
     T* const bias = gradient.bias == nullptr ? nullptr : arena.template take<T>(blocks(rows) * columns);
-    space.each(blocks(rows), NormBackwardKernel<T, size, per_row, gains, centred, assign>{rows, x, affine, tape, dy, dx, weight, bias});
+    space.each(blocks(rows),
+               NormBackwardKernel<T, size, per_row, gains, centred, assign>{rows, x, affine, tape, dy, dx, weight, bias});
     using Shares = SharesKernel<T, columns>;
     if (weight != nullptr) space.each(divide_up(columns, Shares::block), Shares{blocks(rows), weight, gradient.weight});
     if (bias != nullptr) space.each(divide_up(columns, Shares::block), Shares{blocks(rows), bias, gradient.bias});

@@ -1,6 +1,7 @@
 #pragma once
 /// @file scan.hpp
-/// The state-space duality of Mamba-2 (Dao and Gu 2024) in chunks, forward. Per head, with Δ = softplus(step + bias), A = −e^decay_log:
+/// The state-space duality of Mamba-2 (Dao and Gu 2024) in chunks, forward. Per head, with Δ = softplus(step + bias), A =
+/// −e^decay_log:
 ///
 ///   S_t = e^{Δ_t A} S_{t−1} + Δ_t B_t ⊗ x_t        y_t = S_tᵀ C_t + D x_t
 ///
@@ -59,8 +60,8 @@ struct ScanScoreKernel {
       const int next = (i / block + 1) * block, end = next < chunk.end ? next : chunk.end;
       T* const to = scores + ((chunk.row + i - chunk.first) * Sizes::groups + group) * length;
       for (int j = 0; j < end; j += block) {
-        tile::multiply<T, block>(end - i, Sizes::state, c + (i - chunk.first) * input.values_stride, input.values_stride, 1, bt + j,
-                                 length, to + j, Sizes::groups * length);
+        tile::multiply<T, block>(end - i, Sizes::state, c + (i - chunk.first) * input.values_stride, input.values_stride, 1,
+                                 bt + j, length, to + j, Sizes::groups * length);
       }
       i = end;
     }
@@ -138,7 +139,8 @@ struct ScanKernel {
       tile::multiply_add<T, head>(end - i, base, weight, length, 1, x, head, row, Sizes::inner);
       for (int r = i; r < end; ++r) {
         T* const own = row + (r - i) * Sizes::inner;
-        tile::multiply_add<T, head>(1, r - base + 1, weight + (r - i) * length + base, length, 1, x + base * head, head, own, Sizes::inner);
+        tile::multiply_add<T, head>(1, r - base + 1, weight + (r - i) * length + base, length, 1, x + base * head, head, own,
+                                    Sizes::inner);
         for (int p = 0; p < head; ++p) own[p] += input.skip[h] * x[r * head + p];
       }
       i = end;
@@ -192,8 +194,10 @@ template <class T, class Sizes>
 struct ScanTape {
   T* scores = nullptr;  ///< [rows, groups, chunk]
   T* matrix = nullptr;  ///< [slots, heads, state, head], in training
-  HYBRIDMOE_FUNCTION constexpr ScanTape(auto& arena, Extent e) : scores(arena.template take<T>(e.rows * Sizes::groups * Sizes::chunk)) {
-    if (e.training) matrix = arena.template take<T>(ScanChunk<Sizes::chunk>::slots(e.rows, e.sequences) * Sizes::heads * Sizes::matrix);
+  HYBRIDMOE_FUNCTION constexpr ScanTape(auto& arena, Extent e)
+      : scores(arena.template take<T>(e.rows * Sizes::groups * Sizes::chunk)) {
+    if (e.training)
+      matrix = arena.template take<T>(ScanChunk<Sizes::chunk>::slots(e.rows, e.sequences) * Sizes::heads * Sizes::matrix);
   }
 };
 
@@ -215,15 +219,15 @@ struct Scan {
 
   /// y[rows, heads, head] =. With states (slot s at state + s·state_stride bytes) sequences continue at batch.start; without,
   /// they are whole (training). Takes ScanScratch from the arena.
-  HYBRIDMOE_FUNCTION static void forward(const Space& space, Arena arena, const Batch& batch, const ScanInput<T>& input, State* state,
-                                         Index state_stride, const ScanTape<T, Sizes>& tape, T* y) {
+  HYBRIDMOE_FUNCTION static void forward(const Space& space, Arena arena, const Batch& batch, const ScanInput<T>& input,
+                                         State* state, Index state_stride, const ScanTape<T, Sizes>& tape, T* y) {
     HYBRIDMOE_ASSERT(state != nullptr || tape.matrix != nullptr);
     const ScanScratch<T, Sizes> scratch(arena, Extent::of(batch, state == nullptr));
     const Index chunks = ScanChunk<Sizes::chunk>::most(batch.longest);
     space.each(batch.sequences * chunks * Sizes::groups,
                ScanScoreKernel<T, Sizes>{batch, input, chunks, state, state_stride, scratch.turned, tape.scores});
-    space.each(batch.sequences * Sizes::heads, ScanKernel<T, Sizes>{batch, input, state, state_stride, scratch.turned, tape.scores,
-                                                                    scratch.items, tape.matrix, y});
+    space.each(batch.sequences * Sizes::heads, ScanKernel<T, Sizes>{batch, input, state, state_stride, scratch.turned,
+                                                                    tape.scores, scratch.items, tape.matrix, y});
     if (state != nullptr && batch.longest > 1) {
       space.each(batch.sequences * Sizes::groups, ScanKeepKernel<T, Sizes>{batch, state, state_stride, scratch.turned});
     }

@@ -3,9 +3,9 @@
 /// The chunked scan's gradients. With dS′ the gradient by the matrix at a chunk's end, S the matrix at its begin,
 /// E_ij = e^{L_i−L_j}, w_j = e^{L_end−L_j} Δ_j, sums over j ≤ i of one chunk:
 ///
-///   dM_ij = dy_i·x_j                               ds_ij = Σ_heads dM_ij E_ij Δ_j          (s_ij = C_i·B_j, M_ij = s_ij E_ij Δ_j)
-///   dx_j  = Σ_i M_ij dy_i + D dy_j + w_j dS′ᵀ B_j    dC_i = Σ_j ds_ij B_j + Σ_heads e^{L_i} S dy_i
-///   dB_j  = Σ_i ds_ij C_i + Σ_heads w_j dS′ x_j      dS  = e^{L_end} dS′ + Σ_i e^{L_i} C_i ⊗ dy_i
+///   dM_ij = dy_i·x_j                               ds_ij = Σ_heads dM_ij E_ij Δ_j          (s_ij = C_i·B_j, M_ij = s_ij E_ij
+///   Δ_j) dx_j  = Σ_i M_ij dy_i + D dy_j + w_j dS′ᵀ B_j    dC_i = Σ_j ds_ij B_j + Σ_heads e^{L_i} S dy_i dB_j  = Σ_i ds_ij C_i +
+///   Σ_heads w_j dS′ x_j      dS  = e^{L_end} dS′ + Σ_i e^{L_i} C_i ⊗ dy_i
 ///
 /// and the derivatives by Δ and L beside them. The matrices' gradients come first, a head of a sequence an item, last chunk
 /// first; then every group of every chunk is an item of its own that walks its heads in order.
@@ -47,14 +47,16 @@ struct ScanCarryKernel {
       const T* const from = to + Sizes::heads * Sizes::matrix;
       const T whole = scan_kept<T, Sizes>(0, chunk.end, decay, kept);
       for (int m = 0; m < Sizes::matrix; ++m) to[m] = k == last ? T(0) : from[m] * whole;
-      const T* const c = input.values + chunk.row * input.values_stride + Sizes::inner + Sizes::shared + h / Sizes::per_group * Sizes::state;
+      const T* const c =
+          input.values + chunk.row * input.values_stride + Sizes::inner + Sizes::shared + h / Sizes::per_group * Sizes::state;
       for (int j = 0; j < chunk.end; j += Sizes::batch) {
         const int count = Sizes::batch < chunk.end - j ? Sizes::batch : chunk.end - j;
         for (int r = 0; r < count; ++r) {
           const T* const row = dy + (chunk.row + j + r) * Sizes::inner + h * head;
           for (int p = 0; p < head; ++p) weighed[r * head + p] = kept[j + r] * row[p];
         }
-        tile::multiply_add<T, head>(Sizes::state, count, c + j * input.values_stride, 1, input.values_stride, weighed, head, to, head);
+        tile::multiply_add<T, head>(Sizes::state, count, c + j * input.values_stride, 1, input.values_stride, weighed, head, to,
+                                    head);
       }
     }
   }
@@ -78,14 +80,22 @@ struct ScanGradientKernel {
 
   /// The scratch of an item.
   struct Work {
-    T *x, *xt, *dy, *dyt;  // of one head: [chunk, head] and turned
-    T *m, *dm;             // [chunk, chunk]
-    T *turned;             // [state, chunk]: a head's share of dC or dB
+    T *x, *xt, *dy, *dyt;    // of one head: [chunk, head] and turned
+    T *m, *dm;               // [chunk, chunk]
+    T* turned;               // [state, chunk]: a head's share of dC or dB
     T *ct, *dct, *dbt, *ds;  // of the group: Cᵀ, dCᵀ, dBᵀ [state, chunk], ds [chunk, chunk]
     static constexpr Index elements = 4 * length * head + 3 * length * length + 4 * states * length;
     HYBRIDMOE_FUNCTION explicit Work(T* base)
-        : x(base), xt(x + length * head), dy(xt + length * head), dyt(dy + length * head), m(dyt + length * head), dm(m + length * length),
-          turned(dm + length * length), ct(turned + states * length), dct(ct + states * length), dbt(dct + states * length),
+        : x(base),
+          xt(x + length * head),
+          dy(xt + length * head),
+          dyt(dy + length * head),
+          m(dyt + length * head),
+          dm(m + length * length),
+          turned(dm + length * length),
+          ct(turned + states * length),
+          dct(ct + states * length),
+          dbt(dct + states * length),
           ds(dbt + states * length) {}
   };
   static constexpr Index item_elements = Work::elements;
@@ -136,8 +146,8 @@ struct ScanGradientKernel {
     }
     for (int i = 0; i < chunk.end; i += block) {
       const int end = i + block < chunk.end ? i + block : chunk.end;
-      tile::multiply_add<T, states>(end - i, end, work.ds + i * length, length, 1, b, input.values_stride, dc + i * gradient.values_stride,
-                                    gradient.values_stride);
+      tile::multiply_add<T, states>(end - i, end, work.ds + i * length, length, 1, b, input.values_stride,
+                                    dc + i * gradient.values_stride, gradient.values_stride);
       tile::multiply_add<T, states>(end - i, chunk.end - i, work.ds + i * length + i, 1, length, c + i * input.values_stride,
                                     input.values_stride, db + i * gradient.values_stride, gradient.values_stride);
     }
@@ -164,7 +174,8 @@ struct ScanGradientKernel {
     for (int base = 0; base < chunk.end; base += block) {
       const int end = base + block < chunk.end ? base + block : chunk.end;
       for (int j = 0; j < base + block; j += block) {
-        tile::multiply<T, block>(end - base, head, work.dy + base * head, head, 1, work.xt + j, length, work.dm + base * length + j, length);
+        tile::multiply<T, block>(end - base, head, work.dy + base * head, head, 1, work.xt + j, length,
+                                 work.dm + base * length + j, length);
       }
       scan_fade<T, Sizes>(base, line.decay, beyond);
       for (int i = base; i < end; ++i) {
@@ -193,9 +204,9 @@ struct ScanGradientKernel {
   }
 
   /// Pairs of one row with `count` positions, a multiple of `block`, whose e^{L_i−L_j} is within·beyond[j].
-  HYBRIDMOE_FUNCTION static void pair_row(int count, const T* __restrict__ score, const T* __restrict__ dm, const T* __restrict__ beyond,
-                                          const T* __restrict__ step, T within, T* __restrict__ m, T* __restrict__ ds, T* __restrict__ column,
-                                          T* __restrict__ lane) {
+  HYBRIDMOE_FUNCTION static void pair_row(int count, const T* __restrict__ score, const T* __restrict__ dm,
+                                          const T* __restrict__ beyond, const T* __restrict__ step, T within, T* __restrict__ m,
+                                          T* __restrict__ ds, T* __restrict__ column, T* __restrict__ lane) {
     for (int j = 0; j < count; j += block) {
       for (int l = 0; l < block; ++l) {
         const T fade = within * beyond[j + l], by_step = dm[j + l] * (score[j + l] * fade);
@@ -237,7 +248,8 @@ struct ScanGradientKernel {
     }
     for (int j = 0; j < rows; j += block) {
       const int end = j + block < rows ? j + block : rows;
-      tile::multiply_add<T, head>(end - j, rows - j, work.m + j * length + j, 1, length, work.dy + j * head, head, dx + j * stride, stride);
+      tile::multiply_add<T, head>(end - j, rows - j, work.m + j * length + j, 1, length, work.dy + j * head, head,
+                                  dx + j * stride, stride);
     }
     for (int j = 0; j < rows; ++j) {
       for (int p = 0; p < head; ++p) dx[j * stride + p] += input.skip[h] * work.dy[j * head + p];
@@ -247,7 +259,8 @@ struct ScanGradientKernel {
   /// dC through the matrix at the chunk's begin.
   HYBRIDMOE_FUNCTION static void from_matrix(const T* old, Line& line, const Work& work) {
     tile::multiply<T, length>(states, head, old, head, 1, work.dyt, length, work.turned, length);
-    for (int n = 0; n < states; ++n) add_share(line.kept, work.turned + n * length, work.ct + n * length, work.dct + n * length, line.d_decay);
+    for (int n = 0; n < states; ++n)
+      add_share(line.kept, work.turned + n * length, work.ct + n * length, work.dct + n * length, line.d_decay);
   }
 
   HYBRIDMOE_FUNCTION static void add_share(const T* __restrict__ kept, const T* __restrict__ turned, const T* __restrict__ ct,
@@ -330,8 +343,8 @@ HYBRIDMOE_FUNCTION void scan_backward(const Space& space, Arena arena, const Bat
   const Index chunks = ScanChunk<Sizes::chunk>::most(batch.longest);
   space.each(batch.sequences * Sizes::heads, ScanCarryKernel<T, Sizes>{batch, input, dy, scratch.carried});
   space.each(batch.sequences * chunks * Sizes::groups,
-             ScanGradientKernel<T, Sizes>{batch, input, chunks, tape.scores, tape.matrix, scratch.carried, dy, gradient, scratch.items,
-                                          scratch.partials});
+             ScanGradientKernel<T, Sizes>{batch, input, chunks, tape.scores, tape.matrix, scratch.carried, dy, gradient,
+                                          scratch.items, scratch.partials});
   space.each(1, ScanSumKernel<T, Sizes>{batch, scratch.partials, gradient});
 }
 

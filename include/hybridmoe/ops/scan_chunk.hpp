@@ -102,8 +102,8 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T softplus(T x) {
   return math::select(x > T(20), x, smooth);
 }
 
-/// step[i] = Δ_i and decay[i] = A·(Δ of i's block up to and with i), for first ≤ i < end of head h; what came before is read where
-/// first > 0. (Sums over whole chunks would lose digits in the differences that neighbours need.) The rest of the chunk is
+/// step[i] = Δ_i and decay[i] = A·(Δ of i's block up to and with i), for first ≤ i < end of head h; what came before is read
+/// where first > 0. (Sums over whole chunks would lose digits in the differences that neighbours need.) The rest of the chunk is
 /// zeroed: blocks are computed whole, and what comes of a missing position is never used.
 template <class T, class Sizes>
 HYBRIDMOE_FUNCTION void scan_steps(const ScanInput<T>& input, const ScanChunk<Sizes::chunk>& chunk, int h, T* step, T* decay) {
@@ -129,7 +129,8 @@ HYBRIDMOE_FUNCTION void scan_fade(int base, const T* decay, T* beyond) {
   }
 }
 
-/// kept[i] = e^{Σ A Δ from the chunk's begin up to and with i}, for first ≤ i < end; returns that over the chunk if end is its end.
+/// kept[i] = e^{Σ A Δ from the chunk's begin up to and with i}, for first ≤ i < end; returns that over the chunk if end is its
+/// end.
 template <class T, class Sizes>
 HYBRIDMOE_FUNCTION T scan_kept(int first, int end, const T* decay, T* kept) {
   T before = 0;

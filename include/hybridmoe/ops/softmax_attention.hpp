@@ -18,7 +18,8 @@ inline constexpr int query_tile = 32;
 struct VisibleLanes {
   int first, last;
   HYBRIDMOE_FUNCTION VisibleLanes(Index first_key, Index last_key)
-      : first(static_cast<int>(larger(-1, smaller(first_key, key_tile)))), last(static_cast<int>(larger(-1, smaller(last_key, key_tile)))) {}
+      : first(static_cast<int>(larger(-1, smaller(first_key, key_tile)))),
+        last(static_cast<int>(larger(-1, smaller(last_key, key_tile)))) {}
   HYBRIDMOE_FUNCTION bool operator[](int lane) const { return (lane >= first) & (lane <= last); }
 };
 
@@ -63,8 +64,8 @@ struct SoftmaxAttention {
   Batch batch;
   const T* ready;  ///< [rows, heads·size] normalised, rotated, scaled queries
   KeyStores<T, size, kv_heads> stores;
-  T* out;              ///< [rows, heads·size]
-  T* log_sum_of_exp;   ///< [rows, heads]
+  T* out;             ///< [rows, heads·size]
+  T* log_sum_of_exp;  ///< [rows, heads]
 
   HYBRIDMOE_FUNCTION static Index blocks(const Batch& b) { return divide_up(b.longest, block); }
   HYBRIDMOE_FUNCTION static Index items(const Batch& b) { return b.sequences * kv_heads * blocks(b); }
@@ -92,7 +93,8 @@ struct SoftmaxAttention {
       const Index base = tile * key_tile;
       for (int m = 0; m < count; ++m) {
         const Index position = position0 + m / group;
-        const T factor = soften(score + m * key_tile, VisibleLanes(Mask::first(position) - base, position - base), maximum[m], total[m]);
+        const T factor =
+            soften(score + m * key_tile, VisibleLanes(Mask::first(position) - base, position - base), maximum[m], total[m]);
         if (factor != T(1))
           for (int i = 0; i < size; ++i) sum[m * size + i] *= factor;
       }

@@ -15,7 +15,7 @@ struct SoftmaxAttentionBackward {
   static constexpr int block = query_tile;
 
   Batch batch;
-  const T* ready;           ///< [rows, heads·size]
+  const T* ready;  ///< [rows, heads·size]
   KeyStores<T, size, kv_heads> stores;
   const T* out;             ///< [rows, heads·size]
   const T* log_sum_of_exp;  ///< [rows, heads]

@@ -34,9 +34,11 @@ struct Mamba2 {
   struct Layer {
     static constexpr Index width = Env::width;
     static constexpr bool causal = true;
-    static constexpr int heads = static_cast<int>(sizes.heads), taps = static_cast<int>(sizes.taps), groups = static_cast<int>(sizes.groups);
+    static constexpr int heads = static_cast<int>(sizes.heads), taps = static_cast<int>(sizes.taps),
+                         groups = static_cast<int>(sizes.groups);
     static constexpr int history = taps - 1 + static_cast<int>(sizes.rewind);
-    using Sizes = ops::ScanSizes<heads, static_cast<int>(sizes.head), static_cast<int>(sizes.state), groups, static_cast<int>(sizes.chunk)>;
+    using Sizes =
+        ops::ScanSizes<heads, static_cast<int>(sizes.head), static_cast<int>(sizes.state), groups, static_cast<int>(sizes.chunk)>;
     static constexpr int inner = Sizes::inner, channels = inner + 2 * Sizes::shared, projected = inner + channels + heads;
 
     template <class T, class Storage>
@@ -103,7 +105,8 @@ struct Mamba2 {
 
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent e) {
-      const Index products = larger(product_workspace<T, Storage, projected, width>(e), product_workspace<T, Storage, width, inner>(e));
+      const Index products =
+          larger(product_workspace<T, Storage, projected, width>(e), product_workspace<T, Storage, width, inner>(e));
       const Index forward = planned_bytes<Scratch<T>>(e, false) + larger(products, planned_bytes<ops::ScanScratch<T, Sizes>>(e));
       if (!e.training) return forward;
       const Index norm = Norm<exec::Inline, T>::workspace_bytes(e.rows, true, false);
@@ -113,43 +116,45 @@ struct Mamba2 {
     }
 
     template <class Space, class T, class Storage>
-    HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x, Rows<T, width> y,
-                                           States<State<T>> states, const Tape<T>& tape) {
+    HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x,
+                                           Rows<T, width> y, States<State<T>> states, const Tape<T>& tape) {
       const Batch& batch = call.batch;
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(batch, false), false);
       In<Space, T>::forward(call.space, arena, batch.rows, x.data, p.input, nullptr, tape.projected_rows);
       State<T>* const state = reinterpret_cast<State<T>*>(states.base);
-      Convolution<Space, T>::forward(call.space, batch, taps_of(p, tape), states ? reinterpret_cast<std::byte*>(&state->inputs) : nullptr,
-                                     states.stride, tape.values);
-      ops::Scan<Space, T, Sizes>::forward(call.space, arena, batch, scan_of(p, tape), states ? &state->scan : nullptr, states.stride,
-                                          tape.scan, tape.mixed);
+      Convolution<Space, T>::forward(call.space, batch, taps_of(p, tape),
+                                     states ? reinterpret_cast<std::byte*>(&state->inputs) : nullptr, states.stride, tape.values);
+      ops::Scan<Space, T, Sizes>::forward(call.space, arena, batch, scan_of(p, tape), states ? &state->scan : nullptr,
+                                          states.stride, tape.scan, tape.mixed);
       ops::gate<inner>(call.space, batch.rows, mixed_of(tape), gate_of(tape), ops::Strided<T>{s.gated, inner});
-      Norm<Space, T>::forward(call.space, batch.rows, {s.gated, inner}, {.weight = p.norm.data}, Epsilon::template value<T>, {s.gated, inner},
-                              {});
+      Norm<Space, T>::forward(call.space, batch.rows, {s.gated, inner}, {.weight = p.norm.data}, Epsilon::template value<T>,
+                              {s.gated, inner}, {});
       Out<Space, T>::forward(call.space, arena, batch.rows, s.gated, p.output, nullptr, y.data);
     }
 
     template <class Space, class T>
-    HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x, const Tape<T>& tape,
-                                            Rows<const T, width> dy, Rows<T, width> dx, Parameters<T, Flat>& gradient) {
+    HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x,
+                                            const Tape<T>& tape, Rows<const T, width> dy, Rows<T, width> dx,
+                                            Parameters<T, Flat>& gradient) {
       const Batch& batch = call.batch;
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(batch, true), true);
       ops::gate<inner>(call.space, batch.rows, mixed_of(tape), gate_of(tape), ops::Strided<T>{s.gated, inner});
-      Norm<Space, T>::forward(call.space, batch.rows, {s.gated, inner}, {.weight = p.norm.data}, Epsilon::template value<T>, {s.normed, inner},
-                              {.inverse = s.inverse});
+      Norm<Space, T>::forward(call.space, batch.rows, {s.gated, inner}, {.weight = p.norm.data}, Epsilon::template value<T>,
+                              {s.normed, inner}, {.inverse = s.inverse});
       Out<Space, T>::backward_weight(call.space, arena, batch.rows, s.normed, dy.data, gradient.output, nullptr);
       ops::zero(call.space, batch.rows * inner, s.d_gated);
       Out<Space, T>::backward_input(call.space, arena, batch.rows, dy.data, p.output, s.d_gated);
       Norm<Space, T>::template backward<true>(call.space, arena, batch.rows, {s.gated, inner}, {.weight = p.norm.data},
-                                              {.inverse = s.inverse}, {s.d_gated, inner}, {s.d_gated, inner}, {.weight = gradient.norm.data});
+                                              {.inverse = s.inverse}, {s.d_gated, inner}, {s.d_gated, inner},
+                                              {.weight = gradient.norm.data});
       T* const d_mixed = s.normed;
       ops::gate_backward<inner>(call.space, batch.rows, mixed_of(tape), gate_of(tape), ops::Strided<const T>{s.d_gated, inner},
                                 ops::Strided<T>{d_mixed, inner}, ops::Strided<T>{s.d_projected, projected});
       ops::scan_backward(call.space, arena, batch, scan_of(p, tape), tape.scan, d_mixed,
-                         ops::ScanGradient<T>{s.d_projected + inner + channels, projected, s.d_values, channels, gradient.step_bias.data,
-                                              gradient.decay_log.data, gradient.skip.data});
+                         ops::ScanGradient<T>{s.d_projected + inner + channels, projected, s.d_values, channels,
+                                              gradient.step_bias.data, gradient.decay_log.data, gradient.skip.data});
       Convolution<Space, T>::backward(call.space, arena, batch, taps_of(p, tape), s.d_values, s.d_projected + inner, projected,
                                       gradient.convolution.data, gradient.convolution_bias.data);
       In<Space, T>::backward_weight(call.space, arena, batch.rows, x.data, s.d_projected, gradient.input, nullptr);
@@ -165,7 +170,8 @@ struct Mamba2 {
     /// Backward does each of these products twice.
     static constexpr Flops flops_per_token(Index) {
       const double pairs = 0.5 * (Sizes::chunk + 1);
-      const double mixing = 2.0 * taps * channels + heads * (4.0 * Sizes::matrix + 2.0 * pairs * Sizes::head) + groups * 2.0 * pairs * Sizes::state;
+      const double mixing =
+          2.0 * taps * channels + heads * (4.0 * Sizes::matrix + 2.0 * pairs * Sizes::head) + groups * 2.0 * pairs * Sizes::state;
       return Flops::product(static_cast<double>(width) * (projected + inner)) + Flops{mixing, 3 * mixing};
     }
 
@@ -190,7 +196,13 @@ struct Mamba2 {
     }
     template <class T, class Storage>
     HYBRIDMOE_FUNCTION static ops::ScanInput<T> scan_of(const Parameters<T, Storage>& p, const Tape<T>& tape) {
-      return {tape.projected_rows + inner + channels, projected, tape.values, channels, p.step_bias.data, p.decay_log.data, p.skip.data};
+      return {tape.projected_rows + inner + channels,
+              projected,
+              tape.values,
+              channels,
+              p.step_bias.data,
+              p.decay_log.data,
+              p.skip.data};
     }
   };
 };

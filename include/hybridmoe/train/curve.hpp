@@ -38,34 +38,41 @@ class Curve {
       result += label + canvas[r] + "\n";
     }
     char foot[96];
-    std::snprintf(foot, sizeof foot, "          steps %.0f to %.0f; . training, o validation (nats per token)\n", f.first, f.last);
+    std::snprintf(foot, sizeof foot, "          steps %.0f to %.0f; . training, o validation (nats per token)\n", f.first,
+                  f.last);
     return result + foot;
   }
 
   /// A self-contained SVG picture.
   std::string svg() const {
-    std::string picture = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 360\" font-family=\"sans-serif\" font-size=\"12\">\n"
-                          "<rect width=\"720\" height=\"360\" fill=\"white\"/>\n";
+    std::string picture =
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 360\" font-family=\"sans-serif\" font-size=\"12\">\n"
+        "<rect width=\"720\" height=\"360\" fill=\"white\"/>\n";
     if (empty()) return picture + "</svg>\n";
     const Frame f = frame();
     char line[200];
     for (int i = 0; i <= 4; ++i) {
       const double y = 20 + 300.0 * i / 4, value = f.high - (f.high - f.low) * i / 4;
-      std::snprintf(line, sizeof line, "<line x1=\"60\" x2=\"700\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"8\" y=\"%.1f\">%.3f</text>\n", y, y, y + 4, value);
+      std::snprintf(line, sizeof line,
+                    "<line x1=\"60\" x2=\"700\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"8\" y=\"%.1f\">%.3f</text>\n",
+                    y, y, y + 4, value);
       picture += line;
     }
     const auto path = [&](const std::vector<Point>& points, const char* colour, const char* width) {
       picture += "<polyline fill=\"none\" stroke=\"" + std::string(colour) + "\" stroke-width=\"" + width + "\" points=\"";
       for (const Point& p : points) {
-        std::snprintf(line, sizeof line, "%.1f,%.1f ", 60 + 640 * f.x(p.step), 20 + 300 * (1 - std::clamp(f.y(p.loss), 0.0, 1.0)));
+        std::snprintf(line, sizeof line, "%.1f,%.1f ", 60 + 640 * f.x(p.step),
+                      20 + 300 * (1 - std::clamp(f.y(p.loss), 0.0, 1.0)));
         picture += line;
       }
       picture += "\"/>\n";
     };
     path(thinned(640), "#69c", "1");
     path(validation_, "#c33", "2");
-    std::snprintf(line, sizeof line, "<text x=\"60\" y=\"345\">step %.0f</text><text x=\"620\" y=\"345\">step %.0f</text>", f.first, f.last);
-    return picture + line + "<text x=\"230\" y=\"345\">loss in nats per token: training (blue), validation (red)</text>\n</svg>\n";
+    std::snprintf(line, sizeof line, "<text x=\"60\" y=\"345\">step %.0f</text><text x=\"620\" y=\"345\">step %.0f</text>",
+                  f.first, f.last);
+    return picture + line +
+           "<text x=\"230\" y=\"345\">loss in nats per token: training (blue), validation (red)</text>\n</svg>\n";
   }
 
  private:

@@ -10,9 +10,9 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::train {
 
 struct FitOptions {
-  double seconds = 0;               ///< > 0: choose the schedule's length so that training takes about this long
-  Index validate_every = 0;         ///< steps between validations; 0: ten times in all
-  Index validation_windows = 16;    ///< windows of each of them
+  double seconds = 0;             ///< > 0: choose the schedule's length so that training takes about this long
+  Index validate_every = 0;       ///< steps between validations; 0: ten times in all
+  Index validation_windows = 16;  ///< windows of each of them
   const Interrupt* interrupt = nullptr;
   bool progress = true;
 };
@@ -29,7 +29,8 @@ struct FitReport {
 template <class Model>
 Result<FitReport> fit(Trainer<Model>& trainer, const FitOptions& options) {
   FitReport report;
-  const double flops = Model::Cost::flops_per_token(trainer.options().length).training, peak = peak_flops(trainer.model().space());
+  const double flops = Model::Cost::flops_per_token(trainer.options().length).training,
+               peak = peak_flops(trainer.model().space());
   Progress progress(flops, peak);
   const Stopwatch watch;
   const Index first = trainer.steps_done();
@@ -62,7 +63,8 @@ Result<FitReport> fit(Trainer<Model>& trainer, const FitOptions& options) {
   }
   if (options.progress) progress.done();
   report.seconds = watch.seconds();
-  report.fraction_of_peak = report.seconds > 0 && peak > 0 ? static_cast<double>(report.tokens) * flops / report.seconds / peak : 0;
+  report.fraction_of_peak =
+      report.seconds > 0 && peak > 0 ? static_cast<double>(report.tokens) * flops / report.seconds / peak : 0;
   return report;
 }
 

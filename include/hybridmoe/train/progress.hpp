@@ -42,8 +42,11 @@ class Progress {
   std::string line(Index step, Index steps, double loss, double tokens, double seconds) const {
     const double rate = seconds > 0 ? tokens / seconds : 0;
     char text[160];
-    int used = std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %.0f tokens/s", static_cast<long long>(step), static_cast<long long>(steps), loss, rate);
-    if (peak_ > 0) used += std::snprintf(text + used, sizeof text - static_cast<std::size_t>(used), "  %.0f%% of peak", 100 * rate * flops_per_token_ / peak_);
+    int used = std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %.0f tokens/s", static_cast<long long>(step),
+                             static_cast<long long>(steps), loss, rate);
+    if (peak_ > 0)
+      used += std::snprintf(text + used, sizeof text - static_cast<std::size_t>(used), "  %.0f%% of peak",
+                            100 * rate * flops_per_token_ / peak_);
     const double left = step > 0 ? seconds / static_cast<double>(step) * static_cast<double>(steps - step) : 0;
     std::snprintf(text + used, sizeof text - static_cast<std::size_t>(used), "  %.0f s left", left > 0 ? left : 0.0);
     return text;

@@ -17,18 +17,19 @@ enum class Shape {
 
 struct Schedule {
   Shape shape = Shape::cosine;
-  double peak = 1e-3;   ///< highest learning rate
-  Index warmup = 100;   ///< steps of linear growth; step 0 already moves
-  Index steps = 1000;   ///< where the schedule ends; later steps keep the last rate
-  double last = 0.1;    ///< final rate as a fraction of the peak
-  Index decay = 200;    ///< warmup_stable_decay: length of the decay
+  double peak = 1e-3;  ///< highest learning rate
+  Index warmup = 100;  ///< steps of linear growth; step 0 already moves
+  Index steps = 1000;  ///< where the schedule ends; later steps keep the last rate
+  double last = 0.1;   ///< final rate as a fraction of the peak
+  Index decay = 200;   ///< warmup_stable_decay: length of the decay
 
   /// The rate of step 0, 1, ….
   double rate(Index step) const {
     if (step < warmup) return peak * static_cast<double>(step + 1) / static_cast<double>(warmup);
     const double final_rate = peak * last;
     switch (shape) {
-      case Shape::constant: return peak;
+      case Shape::constant:
+        return peak;
       case Shape::cosine: {
         if (step >= steps) return final_rate;
         const double progress = static_cast<double>(step - warmup) / static_cast<double>(larger(1, steps - warmup));

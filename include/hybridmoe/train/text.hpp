@@ -45,7 +45,8 @@ class Text {
  public:
   /// Bytes as tokens 0 … 255. The last `validation` part of it is held out.
   static Result<Text> bytes(std::string_view content, double validation = 0.1) {
-    if (!(validation > 0 && validation < 1)) return Error{Code::bad_argument, "the validation part of a text must lie between 0 and 1"};
+    if (!(validation > 0 && validation < 1))
+      return Error{Code::bad_argument, "the validation part of a text must lie between 0 and 1"};
     Text text;
     text.tokens_.assign(content.size(), 0);
     for (std::size_t i = 0; i < content.size(); ++i) text.tokens_[i] = static_cast<unsigned char>(content[i]);
@@ -59,14 +60,17 @@ class Text {
 
   /// A number that tells texts and splits apart.
   std::uint64_t fingerprint() const {
-    return random::hash({reinterpret_cast<const char*>(tokens_.data()), tokens_.size() * sizeof(std::int32_t)}, 0xcbf29ce484222325u ^ static_cast<std::uint64_t>(split_));
+    return random::hash({reinterpret_cast<const char*>(tokens_.data()), tokens_.size() * sizeof(std::int32_t)},
+                        0xcbf29ce484222325u ^ static_cast<std::uint64_t>(split_));
   }
 
   /// Fails unless both parts hold at least one window of `length` tokens and the token after it.
   Status examine(Index length) const {
-    if (split_ < length + 1) return Error{Code::bad_argument, "the training part of the text is shorter than one window", "text", split_, length + 1};
+    if (split_ < length + 1)
+      return Error{Code::bad_argument, "the training part of the text is shorter than one window", "text", split_, length + 1};
     if (size() - split_ < length + 1)
-      return Error{Code::bad_argument, "the validation part of the text is shorter than one window", "text", size() - split_, length + 1};
+      return Error{Code::bad_argument, "the validation part of the text is shorter than one window", "text", size() - split_,
+                   length + 1};
     return Done{};
   }
 

@@ -15,9 +15,9 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::train {
 
 struct Options {
-  Index batch = 16;        ///< sequences per micro-batch
-  Index length = 256;      ///< tokens per sequence
-  Index accumulate = 1;    ///< micro-batches per step
+  Index batch = 16;      ///< sequences per micro-batch
+  Index length = 256;    ///< tokens per sequence
+  Index accumulate = 1;  ///< micro-batches per step
   AdamW optimizer{};
   Schedule schedule{};
   GroupRule groups = &decay_matrices;
@@ -45,17 +45,22 @@ class Trainer {
 
   /// Checks the options and takes all memory: nothing is allocated later.
   static Result<Trainer> create(Model& model, const Text& text, const Options& options) {
-    if (options.batch < 1 || options.accumulate < 1) return Error{Code::bad_argument, "Options::batch and Options::accumulate must be at least 1"};
+    if (options.batch < 1 || options.accumulate < 1)
+      return Error{Code::bad_argument, "Options::batch and Options::accumulate must be at least 1"};
     if (options.length < 1 || options.length > D::context)
-      return Error{Code::bad_argument, "Options::length must lie between 1 and the model's context", "training", options.length, D::context};
+      return Error{Code::bad_argument, "Options::length must lie between 1 and the model's context", "training", options.length,
+                   D::context};
     if (!(options.dropout >= 0 && options.dropout < 1)) return Error{Code::bad_argument, "Options::dropout must lie in [0, 1)"};
     if (Status fits = text.examine(options.length); !fits) return fits.error();
     for (Index i = 0; i < text.size(); ++i)
       if (text.tokens()[i] < 0 || text.tokens()[i] >= D::vocab)
-        return Error{Code::bad_argument, "the text holds a token outside the model's vocabulary", numbered("token ", i), text.tokens()[i], D::vocab};
+        return Error{Code::bad_argument, "the text holds a token outside the model's vocabulary", numbered("token ", i),
+                     text.tokens()[i], D::vocab};
     Trainer trainer(model, text, options);
-    if (!trainer.gradient_ || !trainer.first_ || !trainer.second_ || !trainer.arena_ || !trainer.indices_ || !trainer.tokens_ || !trainer.scalars_)
-      return Error{Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset, 4 * Model::bytes + trainer.arena_bytes()};
+    if (!trainer.gradient_ || !trainer.first_ || !trainer.second_ || !trainer.arena_ || !trainer.indices_ || !trainer.tokens_ ||
+        !trainer.scalars_)
+      return Error{Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset,
+                   4 * Model::bytes + trainer.arena_bytes()};
     return Result<Trainer>(std::move(trainer));
   }
 
@@ -66,7 +71,9 @@ class Trainer {
     ops::zero(space, Model::elements, gradient_.template as<T>());
     StepReport report{step_, 0, 0, options_.schedule.rate(step_)};
     for (Index micro = 0; micro < options_.accumulate; ++micro) {
-      load_windows([&](Index b) { return text_->training_window(key(), (step_ * options_.accumulate + micro) * options_.batch + b, options_.length); });
+      load_windows([&](Index b) {
+        return text_->training_window(key(), (step_ * options_.accumulate + micro) * options_.batch + b, options_.length);
+      });
       const double loss = run(true, micro) / static_cast<double>(rows());
       if (!math::is_finite(loss)) return not_finite();
       report.loss += loss / static_cast<double>(options_.accumulate);
@@ -171,13 +178,15 @@ class Trainer {
     call.training = true;
     const double share = 1.0 / static_cast<double>(options_.accumulate);
     if (learn) {
-      const random::Block words = random::draw(key(), 0x64726f70u, static_cast<std::uint64_t>(step_ * options_.accumulate + micro));
+      const random::Block words =
+          random::draw(key(), 0x64726f70u, static_cast<std::uint64_t>(step_ * options_.accumulate + micro));
       call.noise = {{words.word[0], words.word[1]}, options_.dropout};
       call.auxiliary = options_.auxiliary ? share : 0;
     }
     const std::int32_t* const token = tokens_.template as<std::int32_t>();
-    D::loss_and_gradient(call, model_->parameters(), token, token + rows(), static_cast<T>(share / static_cast<double>(rows())), options_.recompute,
-                         scalars_.template as<double>(), learn ? gradient_.template as<T>() : nullptr, &streams_);
+    D::loss_and_gradient(call, model_->parameters(), token, token + rows(), static_cast<T>(share / static_cast<double>(rows())),
+                         options_.recompute, scalars_.template as<double>(), learn ? gradient_.template as<T>() : nullptr,
+                         &streams_);
     double loss = 0;
     scalars_.copy_out(&loss, sizeof loss);
     return loss;
@@ -189,22 +198,29 @@ class Trainer {
     const double scale = options_.clip > 0 && report.gradient_norm > options_.clip ? options_.clip / report.gradient_norm : 1.0;
     for (const Range& r : ranges_) {
       const Index count = r.end - r.begin;
-      model_->space().each(divide_up(count, update_block),
-                           AdamWKernel<T>{count, gradient_.template as<T>() + r.begin, model_->parameters() + r.begin, first_.template as<T>() + r.begin,
-                                          second_.template as<T>() + r.begin, static_cast<T>(o.beta1), static_cast<T>(o.beta2), static_cast<T>(o.epsilon),
-                                          static_cast<T>(report.rate * r.group.rate), static_cast<T>(o.weight_decay * r.group.decay), static_cast<T>(scale),
-                                          static_cast<T>(1 / (1 - std::pow(o.beta1, t))), static_cast<T>(1 / (1 - std::pow(o.beta2, t)))});
+      model_->space().each(
+          divide_up(count, update_block),
+          AdamWKernel<T>{count, gradient_.template as<T>() + r.begin, model_->parameters() + r.begin,
+                         first_.template as<T>() + r.begin, second_.template as<T>() + r.begin, static_cast<T>(o.beta1),
+                         static_cast<T>(o.beta2), static_cast<T>(o.epsilon), static_cast<T>(report.rate * r.group.rate),
+                         static_cast<T>(o.weight_decay * r.group.decay), static_cast<T>(scale),
+                         static_cast<T>(1 / (1 - std::pow(o.beta1, t))), static_cast<T>(1 / (1 - std::pow(o.beta2, t)))});
     }
   }
 
   /// Where it began: the first layer whose output is not finite, else the first tensor whose gradient is not.
   Error not_finite() const {
-    Error error{Code::not_finite, "training met a value that is not a finite number; parameters and optimizer are as before this step",
-                numbered("step ", step_), Error::unset, Error::unset, {}};
+    Error error{Code::not_finite,
+                "training met a value that is not a finite number; parameters and optimizer are as before this step",
+                numbered("step ", step_),
+                Error::unset,
+                Error::unset,
+                {}};
     const Index count = rows() * D::width;
     std::vector<T> host(to_size(count));
     for (Index l = 0; l <= D::layer_count; ++l) {
-      exec::Memory<Space>::copy_out(model_->space(), host.data(), reinterpret_cast<const std::byte*>(streams_ + l * count), count * static_cast<Index>(sizeof(T)));
+      exec::Memory<Space>::copy_out(model_->space(), host.data(), reinterpret_cast<const std::byte*>(streams_ + l * count),
+                                    count * static_cast<Index>(sizeof(T)));
       for (const T value : host)
         if (!math::is_finite(value)) {
           error.where += l == 0 ? std::string(", embedding") : numbered(", layers.", l - 1);

@@ -18,13 +18,18 @@ struct Gpt2Sizes {
   Index context;  ///< [n_positions]
   Index hidden;   ///< [n_inner], 4·width where it is null
 
-  constexpr LanguageSizes language() const { return {.vocab = vocab, .width = width, .context = context, .tied = true, .learned_positions = true}; }
+  constexpr LanguageSizes language() const {
+    return {.vocab = vocab, .width = width, .context = context, .tied = true, .learned_positions = true};
+  }
 };
 
 template <Gpt2Sizes s>
-struct Gpt2 : LanguageModel<s.language(), Pattern<"G", layers<s.layers>>,
-                            Slot<'G', Block<attention::Full<Heads{s.heads, s.heads, s.width / s.heads}, position::Nothing, attention::Bias<true, true>>,
-                                            channel::Gelu<s.hidden>, block::Norm<norm::LayerNorm<>>>>,
-                            FinalNorm<norm::LayerNorm<>>> {};
+struct Gpt2
+    : LanguageModel<
+          s.language(), Pattern<"G", layers<s.layers>>,
+          Slot<'G',
+               Block<attention::Full<Heads{s.heads, s.heads, s.width / s.heads}, position::Nothing, attention::Bias<true, true>>,
+                     channel::Gelu<s.hidden>, block::Norm<norm::LayerNorm<>>>>,
+          FinalNorm<norm::LayerNorm<>>> {};
 
 }  // namespace hybridmoe::zoo

@@ -12,14 +12,14 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::zoo {
 
 /// Sizes of a Llama-like model. The names of config.json stand in brackets.
 struct LlamaSizes {
-  Index vocab;               ///< [vocab_size]
-  Index width;               ///< [hidden_size]
-  Index layers;              ///< [num_hidden_layers]
-  Heads heads;               ///< [num_attention_heads, num_key_value_heads, head_dim]
-  Index hidden;              ///< [intermediate_size]
-  Index context;             ///< [max_position_embeddings]
-  Index rotary_base = 10000; ///< [rope_theta]
-  bool tied = false;         ///< [tie_word_embeddings]
+  Index vocab;                ///< [vocab_size]
+  Index width;                ///< [hidden_size]
+  Index layers;               ///< [num_hidden_layers]
+  Heads heads;                ///< [num_attention_heads, num_key_value_heads, head_dim]
+  Index hidden;               ///< [intermediate_size]
+  Index context;              ///< [max_position_embeddings]
+  Index rotary_base = 10000;  ///< [rope_theta]
+  bool tied = false;          ///< [tie_word_embeddings]
 
   constexpr LanguageSizes language() const { return {.vocab = vocab, .width = width, .context = context, .tied = tied}; }
 };
@@ -27,7 +27,8 @@ struct LlamaSizes {
 /// @tparam Epsilon  [rms_norm_eps]
 template <LlamaSizes s, class Epsilon, class Mask, class Channel>
 struct LlamaLike : LanguageModel<s.language(), Pattern<"G", layers<s.layers>>,
-                                 Slot<'G', Block<attention::Softmax<s.heads, Mask, position::Rotary<s.rotary_base>>, Channel, block::Norm<norm::Rms<Epsilon>>>>,
+                                 Slot<'G', Block<attention::Softmax<s.heads, Mask, position::Rotary<s.rotary_base>>, Channel,
+                                                 block::Norm<norm::Rms<Epsilon>>>>,
                                  FinalNorm<norm::Rms<Epsilon>>> {};
 
 /// Full attention, SwiGLU.
@@ -40,6 +41,7 @@ using Mistral = LlamaLike<s, Epsilon, mask::Window<window>, channel::SwiGlu<s.hi
 
 /// Llama with routed experts [num_local_experts, num_experts_per_tok]; the chosen experts' weights sum to one.
 template <LlamaSizes s, Index experts, Index active, class Epsilon = norm::Epsilon<1, 100'000>>
-using Mixtral = LlamaLike<s, Epsilon, mask::Causal, channel::Moe<Experts{.count = experts, .active = active, .hidden = s.hidden}>>;
+using Mixtral =
+    LlamaLike<s, Epsilon, mask::Causal, channel::Moe<Experts{.count = experts, .active = active, .hidden = s.hidden}>>;
 
 }  // namespace hybridmoe::zoo

@@ -21,6 +21,7 @@ struct Mamba2Sizes {
 
 template <Mamba2Sizes s, class Epsilon = norm::Epsilon<1, 100'000>>
 struct Mamba2 : LanguageModel<s.language(), Pattern<"S", layers<s.layers>>,
-                              Slot<'S', Block<ssm::Mamba2<s.mixer, Epsilon>, channel::Nothing, block::Norm<norm::Rms<Epsilon>>>>, FinalNorm<norm::Rms<Epsilon>>> {};
+                              Slot<'S', Block<ssm::Mamba2<s.mixer, Epsilon>, channel::Nothing, block::Norm<norm::Rms<Epsilon>>>>,
+                              FinalNorm<norm::Rms<Epsilon>>> {};
 
 }  // namespace hybridmoe::zoo

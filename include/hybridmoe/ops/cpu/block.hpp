@@ -68,8 +68,7 @@ template <class T, int lanes, int rows, int registers>
 #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
-    for (int j = 0; j < registers; ++j)
-      sum[r][j] = start == nullptr ? V{} : load<T, lanes>(start + r * start_row + j * lanes);
+    for (int j = 0; j < registers; ++j) sum[r][j] = start == nullptr ? V{} : load<T, lanes>(start + r * start_row + j * lanes);
   }
   const T* row[pointers];
 #pragma GCC unroll 4
@@ -152,8 +151,7 @@ void multiply_groups(Index rows, Index depth, Index groups, const Operands<T>& o
   }
   const Index tall = rows - wide;
   if (tall > 0) {
-    for (Index g = 0; g < groups; ++g)
-      multiply_tall<T, lanes, 2>(tall, depth, operands.from_column(g * block_columns<T>));
+    for (Index g = 0; g < groups; ++g) multiply_tall<T, lanes, 2>(tall, depth, operands.from_column(g * block_columns<T>));
   }
   if constexpr (wide_rows > 0) {
     if (wide == 0) return;
@@ -213,8 +211,7 @@ HYBRIDMOE_FUNCTION void multiply_plain(Index rows, Index depth, Index columns, c
 
 template <class T>
 HYBRIDMOE_FUNCTION void multiply_groups(Index rows, Index depth, Index groups, const Operands<T>& operands) {
-  for (Index g = 0; g < groups; ++g)
-    multiply_plain(rows, depth, block_columns<T>, operands.from_column(g * block_columns<T>));
+  for (Index g = 0; g < groups; ++g) multiply_plain(rows, depth, block_columns<T>, operands.from_column(g * block_columns<T>));
 }
 
 template <class T, int columns>

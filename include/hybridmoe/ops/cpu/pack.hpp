@@ -66,7 +66,7 @@ struct TransposeKernel {
   const T* weights;
   Index out, in, first, count;  ///< `count` panels of each group are wanted
   Index first_group;
-  const Index* offset;          ///< groups without rows are left out; null: one group
+  const Index* offset;  ///< groups without rows are left out; null: one group
   T* panels;
 
   HYBRIDMOE_FUNCTION void operator()(Index item) const {

@@ -81,14 +81,14 @@ HYBRIDMOE_FUNCTION inline RowRange find_rows(Index block, const Index* offset, I
 template <class T>
 struct ProductKernel {
   Index rows, depth, columns;
-  const T* a;                      ///< [rows, depth]
-  const T* panels;                 ///< [groups][count][depth][32]
-  Index first, count;              ///< these panels of each group are at hand
+  const T* a;          ///< [rows, depth]
+  const T* panels;     ///< [groups][count][depth][32]
+  Index first, count;  ///< these panels of each group are at hand
   Index first_group, groups;
-  const Index* offset;             ///< rows of the groups, or null: all rows, one group
-  const T* bias;                   ///< [columns] or null
-  bool accumulate;                 ///< c +=
-  T* c;                            ///< [rows, columns]
+  const Index* offset;  ///< rows of the groups, or null: all rows, one group
+  const T* bias;        ///< [columns] or null
+  bool accumulate;      ///< c +=
+  T* c;                 ///< [rows, columns]
   Index per_item = 0, panel_items = 0, row_items = 0;
 
   /// Decides how the work is shared out; returns the number of items.
@@ -123,12 +123,12 @@ struct ProductKernel {
 /// dw[out, in] += dyᵀ·x over the rows of a chunk, for each group. One item: some rows of dw times some panels of x.
 template <class T>
 struct WeightGradientKernel {
-  Index from, count;     ///< the rows of the chunk
+  Index from, count;  ///< the rows of the chunk
   Index out, in;
-  const T* dy;           ///< [rows, out]
-  const T* panels;       ///< the chunk of x as panels [⌈in/32⌉][count][32]
-  const Index* offset;   ///< rows of the groups, or null: all rows, one group
-  T* dw;                 ///< [groups][out, in]
+  const T* dy;          ///< [rows, out]
+  const T* panels;      ///< the chunk of x as panels [⌈in/32⌉][count][32]
+  const Index* offset;  ///< rows of the groups, or null: all rows, one group
+  T* dw;                ///< [groups][out, in]
   Index per_item = 0, panel_items = 0;
 
   HYBRIDMOE_FUNCTION Index plan(Index groups) {
@@ -150,9 +150,9 @@ struct WeightGradientKernel {
       for (Index p = panel_item * per_item; p < last; ++p) {
         const Index column = p * panel_width;
         T* const to = dw + (group * out + row) * in + column;
-        multiply_panel(rows, smaller(depth_block, end - k), smaller(panel_width, in - column),
-                       Operands<T>{dy + k * out + row, 1, out, panels + (p * count + k - from) * panel_width, panel_width, to, in,
-                                   to, in});
+        multiply_panel(
+            rows, smaller(depth_block, end - k), smaller(panel_width, in - column),
+            Operands<T>{dy + k * out + row, 1, out, panels + (p * count + k - from) * panel_width, panel_width, to, in, to, in});
       }
     }
   }

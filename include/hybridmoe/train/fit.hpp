@@ -22,6 +22,7 @@ struct FitReport {
   double seconds = 0;
   Index tokens = 0;
   bool interrupted = false;
+  double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
   double fraction_of_peak = 0;  ///< of the space's float peak, as peak_flops measures it
 };
 

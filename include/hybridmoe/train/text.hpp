@@ -3,6 +3,7 @@
 /// Byte-level text: its split, and the order in which training sees it. The order is a pure function of (seed, window number), so
 /// a checkpoint's data cursor is one number.
 
+#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,19 @@ class Text {
     for (std::size_t i = 0; i < content.size(); ++i) text.tokens_[i] = static_cast<unsigned char>(content[i]);
     text.split_ = static_cast<Index>(static_cast<double>(content.size()) * (1 - validation));
     return text;
+  }
+
+  /// The bytes of a file.
+  static Result<Text> read(const std::string& path, double validation = 0.1) {
+    std::FILE* const file = std::fopen(path.c_str(), "rb");
+    if (file == nullptr) return Error{Code::file_unreadable, "the text cannot be opened", path};
+    std::string content;
+    char piece[1 << 14];
+    for (std::size_t count = 0; (count = std::fread(piece, 1, sizeof piece, file)) > 0;) content.append(piece, count);
+    const bool whole = std::ferror(file) == 0;
+    std::fclose(file);
+    if (!whole) return Error{Code::file_unreadable, "the text cannot be read to its end", path, to_index(content.size())};
+    return bytes(content, validation);
   }
 
   Index size() const { return to_index(tokens_.size()); }

@@ -131,11 +131,13 @@ struct WeightGradientKernel {
   T* dw;                ///< [groups][out, in]
   Index per_item = 0, panel_items = 0;
 
+  /// Items enough for many threads; within that as many panels as possible, since each item copies its part of dy.
   HYBRIDMOE_FUNCTION Index plan(Index groups) {
-    const Index all = divide_up(in, panel_width);
-    per_item = panels_per_item(all, smaller(out, row_block), divide_up(count, groups));
+    const Index all = divide_up(in, panel_width), row_parts = groups * divide_up(out, row_block);
+    constexpr Index wanted = HYBRIDMOE_VECTOR ? 16 : Index{1} << 20;
+    per_item = divide_up(all, smaller(all, divide_up(wanted, row_parts)));
     panel_items = divide_up(all, per_item);
-    return groups * divide_up(out, row_block) * panel_items;
+    return row_parts * panel_items;
   }
 
   HYBRIDMOE_FUNCTION void operator()(Index item) const {
@@ -146,13 +148,39 @@ struct WeightGradientKernel {
     const Index end = offset == nullptr ? from + count : smaller(from + count, offset[group + 1]);
     const Index row = part * parts.size, rows = smaller(parts.size, out - row);
     const Index last = smaller(divide_up(in, panel_width), (panel_item + 1) * per_item);
-    for (Index k = begin; k < end; k += depth_block) {
+    for (Index k = begin; k < end; k += copied_terms) {
+      const Index terms = smaller(copied_terms, end - k);
+      T left[row_block * copied_terms];
+      copy_left(k, terms, row, rows, left);
       for (Index p = panel_item * per_item; p < last; ++p) {
         const Index column = p * panel_width;
-        T* const to = dw + (group * out + row) * in + column;
-        multiply_panel(
-            rows, smaller(depth_block, end - k), smaller(panel_width, in - column),
-            Operands<T>{dy + k * out + row, 1, out, panels + (p * count + k - from) * panel_width, panel_width, to, in, to, in});
+        for (Index r = 0; r < rows; r += block_rows) {
+          T* const to = dw + (group * out + row + r) * in + column;
+          multiply_panel(smaller(block_rows, rows - r), terms, smaller(panel_width, in - column),
+                         Operands<T>{left + r * copied_terms, 1, block_rows, panels + (p * count + k - from) * panel_width,
+                                     panel_width, to, in, to, in});
+        }
+      }
+    }
+  }
+
+ private:
+  /// Terms of a part of dy that an item holds a copy of.
+  static constexpr Index copied_terms = 256;
+
+  /// Columns row … row+rows−1 of dy as blocks [block_rows][terms] whose terms are neighbours: in dy itself they lie a whole row
+  /// apart, often at distances that fall on the same lines of the cache.
+  HYBRIDMOE_FUNCTION void copy_left(Index k, Index terms, Index row, Index rows, T* left) const {
+    for (Index r = 0; r < rows; r += block_rows) {
+      const Index width = smaller(block_rows, rows - r);
+      const T* source = dy + k * out + row + r;
+      T* to = left + r * copied_terms;
+      if (width == block_rows) {
+        for (Index t = 0; t < terms; ++t, source += out, to += block_rows)
+          for (int i = 0; i < block_rows; ++i) to[i] = source[i];
+      } else {
+        for (Index t = 0; t < terms; ++t, source += out, to += block_rows)
+          for (Index i = 0; i < width; ++i) to[i] = source[i];
       }
     }
   }

@@ -28,7 +28,7 @@ struct Piece {
   std::span<const std::int32_t> tokens{};
 };
 
-/// @tparam Model  a Model<…>, normally Packed
+/// @tparam Model  a `Model<…>`, normally Packed
 template <class Model>
 class Session {
  public:

@@ -18,9 +18,9 @@ struct Seed {
   std::uint64_t value = 0;
 };
 
-/// @tparam D        a struct derived from LanguageModel<…>
+/// @tparam D        a struct derived from `LanguageModel<…>`
 /// @tparam T        f32 or f64
-/// @tparam Space_   exec::Inline or exec::On<…>
+/// @tparam Space_   exec::Inline or `exec::On<…>`
 /// @tparam Storage_ Flat (training, files) or Packed (inference; made by pack())
 /// @tparam print    keeps two descriptions of one name apart
 template <class D, class T, class Space_ = exec::Inline, class Storage_ = Flat, std::uint64_t print = fingerprint<D>()>

@@ -78,7 +78,8 @@ void one_weight(Index rows) {
 
   const Space space;
   const OnDevice<T> x_(x), dy_(dy), w_(w), panels(panels_of(w, 1, out, in)), bias_(bias);
-  const OnDevice<T> y_(std::vector<T>(y.size(), T(NAN))), again(std::vector<T>(y.size(), T(NAN))), apart(std::vector<T>(y.size(), T(NAN)));
+  const OnDevice<T> y_(std::vector<T>(y.size(), T(NAN))), again(std::vector<T>(y.size(), T(NAN))),
+      apart(std::vector<T>(y.size(), T(NAN)));
   const OnDevice<T> dx_(start_dx), dw_(start_dw), dbias_(bias);
   const auto& weight = *reinterpret_cast<const hm::Array<T, out, in>*>(w_.data());
   const auto& packed = *reinterpret_cast<const hm::Panels<T, out, in>*>(panels.data());
@@ -87,7 +88,8 @@ void one_weight(Index rows) {
   for (Index r = 0; r < rows; ++r)
     Product::forward(space, {}, 1, x_.data() + r * in, packed, bias_.data(), apart.data() + r * out);
   Product::backward_input(space, {}, rows, dy_.data(), weight, dx_.data());
-  Product::backward_weight(space, {}, rows, x_.data(), dy_.data(), *reinterpret_cast<hm::Array<T, out, in>*>(dw_.data()), dbias_.data());
+  Product::backward_weight(space, {}, rows, x_.data(), dy_.data(), *reinterpret_cast<hm::Array<T, out, in>*>(dw_.data()),
+                           dbias_.data());
   close(y_.back(), y);
   CHECK(again.back() == y_.back());  // panels give the same bits,
   CHECK(apart.back() == y_.back());  // and so does one row at a time

@@ -1,7 +1,10 @@
 #pragma once
 /// @file hybridmoe.hpp
 /// The inline front door: everything that needs no library. kokkos.hpp and cuda.hpp add execution spaces; files and checkpoints
-/// are in io/, the laws for your own layers in check/.
+/// are in io/, the laws for your own layers in check/. The model comes first: messages about a wrong one are then shorter.
+
+#include <hybridmoe/model/check.hpp>
+#include <hybridmoe/model/language_model.hpp>
 
 #include <hybridmoe/attention/softmax.hpp>
 #include <hybridmoe/channel/gated.hpp>

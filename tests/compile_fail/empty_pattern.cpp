@@ -1,4 +1,6 @@
 // expect: the layer pattern is empty
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

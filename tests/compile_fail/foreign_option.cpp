@@ -1,5 +1,7 @@
 // An option that belongs to another part of the model.
 // expect: an option of this attention mode is none of
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

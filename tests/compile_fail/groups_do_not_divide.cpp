@@ -1,4 +1,6 @@
 // expect: Mamba2Sizes::groups must divide Mamba2Sizes::heads
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

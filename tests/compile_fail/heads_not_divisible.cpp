@@ -1,4 +1,6 @@
 // expect: Heads::kv must divide Heads::query
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

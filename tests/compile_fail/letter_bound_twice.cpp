@@ -1,5 +1,7 @@
 // expect: two Slot<>s define the same letter
 // expect: letter<'G'>
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

@@ -1,5 +1,7 @@
 // A layer that does not say what it costs.
 // expect: missing accounting
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 struct Copy {

@@ -1,5 +1,7 @@
 // A layer that can run but not be trained.
 // expect: missing backward(call, p, x, tape, dy, dx, gradient)
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 struct Copy {

@@ -1,4 +1,6 @@
 // expect: missing forward(call, p, x, y, states, tape)
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 struct Copy {

@@ -1,4 +1,6 @@
 // expect: missing Parameters<T, Storage>: a layer names its tensors there
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 struct Copy {

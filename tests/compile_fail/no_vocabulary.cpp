@@ -1,4 +1,6 @@
 // expect: LanguageSizes::vocab, width, context and chunk must be positive
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

@@ -1,5 +1,7 @@
 // Something that no environment can bind, in a mixer's place.
 // expect: is not a layer: it has no member template Layer<Environment>
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 struct Sizes {};

@@ -1,4 +1,6 @@
 // expect: a decoder needs causal layers
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 struct Copy {

@@ -1,5 +1,7 @@
 // A router that sees the whole sequence (expert choice) does not decode.
 // expect: a decoder needs causal layers: this mixer or router looks at later tokens
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 struct Choosing {

@@ -1,4 +1,6 @@
 // expect: position::Rotary turns pairs
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

@@ -1,11 +1,6 @@
 #pragma once
 // What the pairs build their models from.
-#include <hybridmoe/attention/softmax.hpp>
-#include <hybridmoe/channel/moe.hpp>
-#include <hybridmoe/channel/swiglu.hpp>
-#include <hybridmoe/model/account.hpp>
-#include <hybridmoe/norm/layer_norm.hpp>
-#include <hybridmoe/ssm/mamba2.hpp>
+#include <hybridmoe/hybridmoe.hpp>
 
 namespace hm = hybridmoe;
 

@@ -1,5 +1,7 @@
 // A number of experts that varies by token needs a router that can choose it.
-// expect: router::TopK gives every token the same number of experts
+// expect: router::TopK gives every token equally many experts
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

@@ -1,4 +1,6 @@
 // expect: a Slot<> must bind its letter to a Block<mixer, channel, options...>
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

@@ -1,4 +1,6 @@
 // expect: Experts::active must lie between 0 and Experts::count
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

@@ -2,6 +2,8 @@
 // expect: the layer pattern uses a letter that no Slot<> defines
 // expect: letter<'X'>
 // expect: at_position<2>
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 #if defined(HYBRIDMOE_WRONG)

@@ -2,6 +2,8 @@
 // expect: a layer has another width than the model
 // expect: got<24>
 // expect: expected<32>
+#include <hybridmoe/hybridmoe.hpp>
+
 #include "parts.hpp"
 
 struct Copy {

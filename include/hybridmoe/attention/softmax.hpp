@@ -17,11 +17,25 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::attention {
 /// position::Rotary<>), attention::NormedQueryKey<...>, attention::Bias<input, output>.
 template <Heads heads, class Mask, class... Options>
 struct Softmax {
-  static_assert(heads.query > 0 && heads.kv > 0 && heads.size > 0, "Heads::query, Heads::kv and Heads::size must be positive");
-  static_assert(heads.query % heads.kv == 0, "Heads::kv must divide Heads::query");
-  static_assert((has_a_tag<Options, position::Tag, QueryKeyNormTag, BiasTag> && ...),
-                "an option of this attention mode is none of: a position:: encoding, NormedQueryKey, Bias");
   using Position = Option<position::Tag, position::Rotary<>, Options...>;
+
+  /// Whether the position encoding, if it asks, can work on heads of this size.
+  static constexpr bool fits() {
+    if constexpr (requires { Position::template fits<heads.size>; }) return Position::template fits<heads.size>;
+    return true;
+  }
+  static constexpr bool positive = heads.query > 0 && heads.kv > 0 && heads.size > 0;
+  static constexpr bool divides = positive && heads.query % heads.kv == 0;
+  static constexpr bool options = (has_a_tag<Options, position::Tag, QueryKeyNormTag, BiasTag> && ...);
+  static constexpr bool sound = divides && options && fits();
+  template <bool asked>
+  struct Requirements {
+    static_assert(!asked || positive, "Heads::query, Heads::kv and Heads::size must be positive");
+    static_assert(!asked || !positive || divides, "Heads::kv must divide Heads::query");
+    static_assert(!asked || !divides || options,
+                  "an option of this attention mode is none of: a position:: encoding, NormedQueryKey, Bias");
+    static_assert(!asked || !divides || fits(), "position::Rotary turns pairs: its dims must be even and at most Heads::size");
+  };
   using QueryKeyNorm = Option<QueryKeyNormTag, PlainQueryKey, Options...>;
   using Biases = Option<BiasTag, Bias<false, false>, Options...>;
 

@@ -47,14 +47,27 @@ struct NotShared {
 };
 
 /// Routed SwiGLU experts and, if given, a channel mixer that every token goes through as well (DeepSeek-MoE's shared expert),
-/// plain (channel::SwiGlu<…>) or scaled per token (channel::Gated<channel::SwiGlu<…>>, Qwen2-MoE).
+/// plain (`channel::SwiGlu<…>`) or scaled per token (channel::Gated<`channel::SwiGlu<…>`>, Qwen2-MoE).
 /// Tensors: router.*, experts.E.{gate, up, down}.weight, shared.*.
 template <Experts experts, class Router = router::TopK<>, class Shared = NotShared>
 struct Moe {
-  static_assert(experts.count > 0 && experts.hidden > 0, "channel::Moe needs at least one expert and a positive Experts::hidden");
-  static_assert(0 <= experts.active.least && experts.active.least <= experts.active.most &&
-                    experts.active.most <= experts.count && experts.active.most > 0,
-                "Experts::active must lie between 0 and Experts::count, with a positive maximum");
+  static constexpr bool counted = experts.count > 0 && experts.hidden > 0;
+  static constexpr bool chosen = 0 <= experts.active.least && experts.active.least <= experts.active.most &&
+                                 experts.active.most <= experts.count && experts.active.most > 0;
+  /// Whether the router, if it asks, can choose so many.
+  static constexpr bool accepted() {
+    if constexpr (requires { Router::template accepts<experts.active.least, experts.active.most>; })
+      return Router::template accepts<experts.active.least, experts.active.most>;
+    return true;
+  }
+  static constexpr bool sound = counted && chosen && accepted();
+  template <bool asked>
+  struct Requirements {
+    static_assert(!asked || counted, "channel::Moe needs at least one expert and a positive Experts::hidden");
+    static_assert(!asked || !chosen || accepted(),
+                  "Experts::active: router::TopK gives every token equally many experts, so it must be one number");
+    static_assert(!asked || !counted || chosen, "Experts::active must lie between 0 and Experts::count, with a positive maximum");
+  };
 
   template <class Env>
   struct Layer {

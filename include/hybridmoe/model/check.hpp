@@ -17,93 +17,133 @@ struct expected {};
 
 namespace check_model {
 
-template <class Letter, class Position, bool defined>
-constexpr bool pattern_letter() {
-  static_assert(defined, "the layer pattern uses a letter that no Slot<> defines");
-  return defined;
-}
-template <class Letter, bool once>
-constexpr bool slot_letter() {
-  static_assert(once, "two Slot<>s define the same letter");
-  return once;
-}
-template <class Got, class Expected, bool same>
-constexpr bool the_mixer_has_another_width_than_the_model() {
-  static_assert(same, "a layer has another width than the model");
-  return same;
+/// The answer for a sound part; and below the others: types that cannot be made, each with the sentence that says why. They are
+/// only named while a model is asked, and made once, by the model itself, so that a compiler's message is short.
+struct Sound {};
+template <class...>
+constexpr bool possible = false;
+
+template <class Letter, class Position>
+struct UnknownLetter {
+  static_assert(possible<Letter>, "the layer pattern uses a letter that no Slot<> defines");
+};
+template <class Letter>
+struct LetterDefinedTwice {
+  static_assert(possible<Letter>, "two Slot<>s define the same letter");
+};
+template <class Slot>
+struct NoBlock {
+  static_assert(possible<Slot>, "a Slot<> must bind its letter to a Block<mixer, channel, options...>");
+};
+template <class Description>
+struct NotALayer {
+  static_assert(possible<Description>,
+                "a Block's mixer, channel or norm is not a layer: it has no member template Layer<Environment>");
+};
+template <class Description>
+struct NoTensors {
+  static_assert(possible<Description>, "missing Parameters<T, Storage>: a layer names its tensors there");
+};
+template <class Description, class Got, class Expected>
+struct AnotherWidth {
+  static_assert(possible<Description>, "a layer has another width than the model");
+};
+template <class Description>
+struct NoForward {
+  static_assert(possible<Description>, "missing forward(call, p, x, y, states, tape)");
+};
+template <class Description>
+struct NoBackward {
+  static_assert(possible<Description>, "missing backward(call, p, x, tape, dy, dx, gradient)");
+};
+template <class Description>
+struct NoAccounting {
+  static_assert(
+      possible<Description>,
+      "missing accounting: active_parameters, flops_per_token, recurrent_elements, cache_elements_per_token, workspace_bytes");
+};
+template <class Description>
+struct NotCausal {
+  static_assert(possible<Description>, "a decoder needs causal layers: this mixer or router looks at later tokens");
+};
+
+/// An answer as a value, so that it can be passed on without being made.
+template <class Answer>
+struct Is {
+  using type = Answer;
+};
+
+/// The first answer that is not Sound.
+constexpr auto first_fault() { return Is<Sound>{}; }
+template <class First, class... Rest>
+constexpr auto first_fault(Is<First> first, Rest... rest) {
+  if constexpr (std::is_same_v<First, Sound>)
+    return check_model::first_fault(rest...);
+  else
+    return first;
 }
 
-/// The questions for one layer, in order; each is asked only if those before it were answered well.
+/// The questions for one layer, in order; each is asked only if those before it were answered well. A description may say
+/// `static constexpr bool sound` of its own sizes, and what is wrong in `template <bool asked> struct Requirements`.
 template <class Description, class Env>
-constexpr bool layer() {
+constexpr auto layer() {
   if constexpr (std::is_same_v<Description, channel::Nothing>) {
-    return true;
+    return Is<Sound>{};
+  } else if constexpr (requires { requires !Description::sound; }) {
+    return Is<typename Description::template Requirements<true>>{};
   } else if constexpr (!Bindable<Description, Env>) {
-    static_assert(Bindable<Description, Env>,
-                  "a Block's mixer, channel or norm is not a layer: it has no member template Layer<Environment>");
-    return false;
+    return Is<NotALayer<Description>>{};
   } else {
     using L = typename Description::template Layer<Env>;
-    if constexpr (!HasTensors<L>) {
-      static_assert(HasTensors<L>, "missing Parameters<T, Storage>: a layer names its tensors there");
-      return false;
-    } else if constexpr (L::width != Env::width) {
-      return the_mixer_has_another_width_than_the_model<got<L::width>, expected<Env::width>, L::width == Env::width>();
-    } else if constexpr (!HasForward<L>) {
-      static_assert(HasForward<L>, "missing forward(call, p, x, y, states, tape)");
-      return false;
-    } else if constexpr (!HasBackward<L>) {
-      static_assert(HasBackward<L>, "missing backward(call, p, x, tape, dy, dx, gradient)");
-      return false;
-    } else if constexpr (!HasAccounting<L>) {
-      static_assert(HasAccounting<L>,
-                    "missing accounting: active_parameters, flops_per_token, recurrent_elements, cache_elements_per_token, "
-                    "workspace_bytes");
-      return false;
-    } else if constexpr (!L::causal) {
-      static_assert(L::causal, "a decoder needs causal layers: this mixer or router looks at later tokens");
-      return false;
-    } else {
-      return true;
-    }
+    if constexpr (!HasTensors<L>)
+      return Is<NoTensors<Description>>{};
+    else if constexpr (L::width != Env::width)
+      return Is<AnotherWidth<Description, got<L::width>, expected<Env::width>>>{};
+    else if constexpr (!HasForward<L>)
+      return Is<NoForward<Description>>{};
+    else if constexpr (!HasBackward<L>)
+      return Is<NoBackward<Description>>{};
+    else if constexpr (!HasAccounting<L>)
+      return Is<NoAccounting<Description>>{};
+    else if constexpr (!L::causal)
+      return Is<NotCausal<Description>>{};
+    else
+      return Is<Sound>{};
   }
 }
 
 template <class Block, class Env>
-constexpr bool block() {
+constexpr auto block() {
   if constexpr (!requires {
                   typename Block::Mixer;
                   typename Block::Channel;
                   typename Block::NormOption;
-                }) {
-    static_assert(requires { typename Block::Mixer; }, "a Slot<> must bind its letter to a Block<mixer, channel, options...>");
-    return false;
-  } else {
-    return layer<typename Block::Mixer, Env>() && layer<typename Block::Channel, Env>() &&
-           layer<typename Block::NormOption::type, Env>();
-  }
+                })
+    return Is<NoBlock<Block>>{};
+  else
+    return check_model::first_fault(layer<typename Block::Mixer, Env>(), layer<typename Block::Channel, Env>(),
+                                    layer<typename Block::NormOption::type, Env>());
 }
 
-template <class Pattern, Index position, char... letters>
-constexpr bool letters_defined() {
-  if constexpr (position == Pattern::period_size || position == Pattern::count) {
-    return true;
-  } else {
-    constexpr char c = Pattern::letter_at(position);
-    constexpr bool defined = ((c == letters) || ...);
-    if constexpr (!defined)
-      return pattern_letter<letter<c>, at_position<position>, defined>();
-    else
-      return letters_defined<Pattern, position + 1, letters...>();
-  }
+template <class Pattern, char... letters>
+constexpr auto letters_defined() {
+  constexpr Index unknown = [] {
+    for (Index i = 0; i < Pattern::period_size && i < Pattern::count; ++i)
+      if (!((Pattern::letter_at(i) == letters) || ...)) return i;
+    return Index{-1};
+  }();
+  if constexpr (unknown < 0)
+    return Is<Sound>{};
+  else
+    return Is<UnknownLetter<letter<Pattern::letter_at(unknown)>, at_position<unknown>>>{};
 }
 
 template <char first, char... rest>
-constexpr bool letters_differ() {
-  if constexpr (sizeof...(rest) == 0)
-    return true;
-  else if constexpr (((first == rest) || ...))
-    return slot_letter<letter<first>, !((first == rest) || ...)>();
+constexpr auto letters_differ() {
+  if constexpr (((first == rest) || ...))
+    return Is<LetterDefinedTwice<letter<first>>>{};
+  else if constexpr (sizeof...(rest) == 0)
+    return Is<Sound>{};
   else
     return letters_differ<rest...>();
 }

@@ -34,23 +34,37 @@ constexpr bool is_slot<Slot<letter, Block>> = true;
 
 namespace check_model {
 
+template <LanguageSizes sizes>
+struct NoSize {
+  static_assert(possible<got<sizes.width>>, "LanguageSizes::vocab, width, context and chunk must be positive");
+};
+template <class Pattern>
+struct EmptyPattern {
+  static_assert(possible<Pattern>, "the layer pattern is empty");
+};
+template <class Pattern>
+struct NoSlot {
+  static_assert(possible<Pattern>, "a LanguageModel needs at least one Slot<>");
+};
+
 /// All questions about a model's parts, cheapest first.
 template <LanguageSizes sizes, class Pattern, class Final, class... Slots>
-constexpr bool model() {
+constexpr auto model() {
   if constexpr (!(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0)) {
-    static_assert(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0,
-                  "LanguageSizes::vocab, width, context and chunk must be positive");
-    return false;
+    return Is<NoSize<sizes>>{};
+  } else if constexpr (Pattern::period_size == 0) {
+    return Is<EmptyPattern<Pattern>>{};
   } else if constexpr (sizeof...(Slots) == 0) {
-    static_assert(sizeof...(Slots) > 0, "a LanguageModel needs at least one Slot<>");
-    return false;
-  } else if constexpr (!letters_differ<Slots::letter...>()) {
-    return false;
-  } else if constexpr (!letters_defined<Pattern, 0, Slots::letter...>()) {
-    return false;
+    return Is<NoSlot<Pattern>>{};
   } else {
-    using Env = Environment<sizes.width, sizes.context, sizes.chunk>;
-    return (block<typename Slots::Block, Env>() && ...) && layer<Final, Env>();
+    constexpr auto letters =
+        check_model::first_fault(letters_differ<Slots::letter...>(), letters_defined<Pattern, Slots::letter...>());
+    if constexpr (!std::is_same_v<decltype(letters), const Is<Sound>>) {
+      return letters;
+    } else {
+      using Env = Environment<sizes.width, sizes.context, smaller(sizes.chunk, sizes.context)>;
+      return check_model::first_fault(block<typename Slots::Block, Env>()..., layer<Final, Env>());
+    }
   }
 }
 
@@ -312,22 +326,31 @@ template <class Final, class... Slots>
 struct SplitOptions<Final, TypeList<Slots...>> {
   using FinalNormType = Final;
   template <LanguageSizes sizes, class Pattern>
-  static constexpr bool sound = check_model::model<sizes, Pattern, Final, Slots...>();
+  using Answer = typename decltype(check_model::model<sizes, Pattern, Final, Slots...>())::type;
   template <LanguageSizes sizes, class Pattern>
-  using Body = typename LanguageBase<sound<sizes, Pattern>, sizes, Pattern, Final, Slots...>::type;
+  using Body =
+      typename LanguageBase<std::is_same_v<Answer<sizes, Pattern>, check_model::Sound>, sizes, Pattern, Final, Slots...>::type;
 };
 template <class Final, class... Slots, class First, class... Rest>
 struct SplitOptions<Final, TypeList<Slots...>, First, Rest...>
     : std::conditional_t<is_slot<First>, SplitOptions<Final, TypeList<Slots..., First>, Rest...>,
                          SplitOptions<Final, TypeList<Slots...>, Rest...>> {};
 
-/// A language model: `struct Tiny : LanguageModel<LanguageSizes{…}, Pattern<"GLLS", layers<16>>, Slot<'G', Block<…>>, …> {};`
-/// Options: FinalNorm<…>.
+template <class... Options>
+using LanguageOptions =
+    SplitOptions<typename Option<FinalNormTag, FinalNorm<norm::Rms<>>, Options...>::type, TypeList<>, Options...>;
+
+/// A language model. Name one by deriving from it:
+///
+///     struct Tiny : LanguageModel<LanguageSizes{...}, Pattern<"GLLS", layers<16>>, Slot<'G', Block<...>>, ...> {};
+///
+/// Options beside the slots: FinalNorm.
 template <LanguageSizes sizes, class Pattern, class... Options>
-struct LanguageModel : SplitOptions<typename Option<FinalNormTag, FinalNorm<norm::Rms<>>, Options...>::type, TypeList<>,
-                                    Options...>::template Body<sizes, Pattern> {
+struct LanguageModel : LanguageOptions<Options...>::template Body<sizes, Pattern> {
   /// The description without the user's name for it: what tells two models of one name apart.
   using Description = LanguageModel;
+  // Makes the answer of model/check.hpp: an unsound model is refused here.
+  static_assert(sizeof(typename LanguageOptions<Options...>::template Answer<sizes, Pattern>) > 0);
 };
 
 }  // namespace hybridmoe

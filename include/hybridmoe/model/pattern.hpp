@@ -16,7 +16,6 @@ struct layers {
 /// The layer pattern. Without layers<n> the string is the whole model.
 template <FixedString period, class Layers = layers<period.size>>
 struct Pattern {
-  static_assert(period.size > 0, "the layer pattern is empty");
   static constexpr Index count = Layers::count;
   static constexpr Index period_size = period.size;
   static constexpr char letter_at(Index layer) { return period[layer % period.size]; }

@@ -22,10 +22,13 @@ struct Rotary : Tag {
   template <int size>
   static constexpr int turned = dims == 0 ? size : dims;
 
+  /// Whether heads of this size can be turned.
+  template <Index size>
+  static constexpr bool fits = turned<static_cast<int>(size)> % 2 == 0 && turned<static_cast<int>(size)> <= size;
+
   template <int size, class T>
   HYBRIDMOE_FUNCTION static void table(Index position, T* cosine, T* sine) {
-    static_assert(turned<size> % 2 == 0 && turned<size> <= size,
-                  "position::Rotary turns pairs: its dims must be even and at most the head size");
+    static_assert(fits<size>, "position::Rotary turns pairs: its dims must be even and at most the head size");
     // ln(base)/dims is taken once; the angle is formed in double, since position·frequency loses digits in float.
     const double step = std::log(static_cast<double>(base)) * (-2.0 / turned<size>);
     for (int i = 0; i < turned<size> / 2; ++i) {

@@ -18,6 +18,9 @@ struct TopKOptions {
 /// Softmax over all experts, then top-k; of equal scores the lower expert is taken. Tensor: weight [count, width].
 template <TopKOptions options = TopKOptions{}>
 struct TopK {
+  template <Index least, Index most>
+  static constexpr bool accepts = least == most;
+
   template <class Environment, Index count_, Index least_, Index most_>
   struct Layer {
     static_assert(least_ == most_, "router::TopK gives every token equally many experts: Experts::active must be one number");

@@ -25,10 +25,18 @@ struct Mamba2Sizes {
 /// The description. Epsilon is the gated norm's.
 template <Mamba2Sizes sizes, class Epsilon = norm::Epsilon<1, 100'000>>
 struct Mamba2 {
-  static_assert(sizes.heads > 0 && sizes.head > 0 && sizes.state > 0, "Mamba2Sizes::heads, head and state must be positive");
-  static_assert(sizes.groups > 0 && sizes.heads % sizes.groups == 0, "Mamba2Sizes::groups must divide Mamba2Sizes::heads");
-  static_assert(sizes.taps > 1 && sizes.rewind >= 0, "Mamba2Sizes::taps must be at least 2, and rewind not negative");
-  static_assert(sizes.chunk > 0 && sizes.chunk % 8 == 0, "Mamba2Sizes::chunk must be a multiple of 8");
+  static constexpr bool positive = sizes.heads > 0 && sizes.head > 0 && sizes.state > 0;
+  static constexpr bool divides = positive && sizes.groups > 0 && sizes.heads % sizes.groups == 0;
+  static constexpr bool looks_back = sizes.taps > 1 && sizes.rewind >= 0;
+  static constexpr bool chunked = sizes.chunk > 0 && sizes.chunk % 8 == 0;
+  static constexpr bool sound = divides && looks_back && chunked;
+  template <bool asked>
+  struct Requirements {
+    static_assert(!asked || positive, "Mamba2Sizes::heads, head and state must be positive");
+    static_assert(!asked || !positive || divides, "Mamba2Sizes::groups must divide Mamba2Sizes::heads");
+    static_assert(!asked || !divides || looks_back, "Mamba2Sizes::taps must be at least 2, and rewind not negative");
+    static_assert(!asked || !divides || !looks_back || chunked, "Mamba2Sizes::chunk must be a multiple of 8");
+  };
 
   template <class Env>
   struct Layer {

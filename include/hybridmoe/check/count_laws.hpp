@@ -78,14 +78,14 @@ void declared_counts(Subject<T>& subject, const Options& options, Report& report
            "a token meets " + std::to_string(touched.elements) + " parameters, and active_parameters() declares " +
                std::to_string(active.least) + " to " + std::to_string(active.most));
 
-  const Flops one = facts.flops(1), far = facts.flops(facts.context);
+  const Flops one = facts.flops(1), late = facts.flops(facts.context);
   if (active.least == active.most) {
     declares(one.forward >= 1.9 * static_cast<double>(touched.in_matrices),
              "flops_per_token declares " + number(one.forward) + " operations forward, less than its matrices alone take");
   }
   declares(one.training >= 2 * one.forward && one.training <= 6 * one.forward,
            "flops_per_token must take training (forward and backward) for about three times forward");
-  declares(far.forward >= one.forward && far.training >= one.training, "flops_per_token shrinks with the context");
+  declares(late.forward >= one.forward && late.training >= one.training, "flops_per_token shrinks with the context");
 
   const Index carried = facts.recurrent_elements + facts.cache_elements_per_token(facts.context) * facts.context;
   declares(facts.recurrent_elements >= 0 && carried <= facts.state_elements,

@@ -77,7 +77,7 @@ void agreement(Subject<T>& subject, Subject<U>& reference, const std::string& wh
 
   const auto spread = [](const std::vector<U>& values, Index first, Index size) {
     double most = 0;
-    for (Index i = first; i < first + size; ++i) most = std::max(most, std::abs(static_cast<double>(values[to_size(i)])));
+    for (Index i = first; i < first + size; ++i) most = (std::max)(most, std::abs(static_cast<double>(values[to_size(i)])));
     return most;
   };
   const auto compare = [&](const std::string& what, const std::vector<T>& got, const std::vector<U>& wanted, Index first,
@@ -88,7 +88,7 @@ void agreement(Subject<T>& subject, Subject<U>& reference, const std::string& wh
       worst = difference <= worst ? worst : difference;  // a NaN stays
     }
     // A gradient that is zero but for rounding has no spread of its own.
-    const double all = std::max(spread(wanted, first, size), 0.01 * spread(wanted, 0, to_index(wanted.size())));
+    const double all = (std::max)(spread(wanted, first, size), 0.01 * spread(wanted, 0, to_index(wanted.size())));
     report.comparisons += size;
     if (!(worst <= tolerance * all)) {
       report.fail("law 4: " + what + " differs from " + who + " by " + number(worst) + ", with values up to " + number(all));

@@ -350,7 +350,7 @@ struct LanguageModel : LanguageOptions<Options...>::template Body<sizes, Pattern
   /// The description without the user's name for it: what tells two models of one name apart.
   using Description = LanguageModel;
   // Makes the answer of model/check.hpp: an unsound model is refused here.
-  static_assert(sizeof(typename LanguageOptions<Options...>::template Answer<sizes, Pattern>) > 0);
+  static_assert(sizeof(typename LanguageOptions<Options...>::template Answer<sizes, Pattern>) == 1);
 };
 
 }  // namespace hybridmoe

@@ -8,7 +8,6 @@ using Space = hybridmoe::exec::Inline;
 #endif
 #include <hybridmoe/io/checkpoint.hpp>
 namespace hm = hybridmoe;
-
 //! [model]
 constexpr hm::Heads heads{.query = 4, .kv = 2, .size = 32};
 constexpr hm::Experts experts{.count = 4, .active = 2, .hidden = 128};
@@ -36,7 +35,7 @@ int main(int count, char** words) {
   const auto text = hm::train::Text::read(option("--text", "text.txt"));
   if (!text) return fail(text.error());
   hm::Model<Small, hm::f32, Space> model{hm::Seed{7}};
-  const hm::train::Options training{.batch = 8, .length = 256, .schedule = {.peak = 3e-3, .warmup = 50}};
+  const hm::train::Options training{.batch = 4, .length = 256, .schedule = {.peak = 3e-3, .warmup = 50}};
   auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, training);
   if (!trainer) return fail(trainer.error());
   const bool resume = option("--resume", nullptr) != nullptr;
@@ -51,10 +50,11 @@ int main(int count, char** words) {
   std::printf("validation: %.3f bits per byte\n\n", trainer->evaluate() / std::log(2.0));
   const auto packed = hm::pack(model);
   auto session = hm::generate::Session<decltype(packed)>::create(packed);
-  const std::int32_t prompt = '\n';
-  const hm::train::Stopwatch watch;
+  const std::span prompt(text->tokens() + text->split(), 64);  // how the validation text begins
   const auto show = [](std::int32_t token) { return std::putchar(token) != EOF; };
-  const auto written = hm::generate::generate(*session, {{&prompt, 1}, 400}, {.temperature = 0.7, .min_p = 0.05}, show);
+  for (const std::int32_t token : prompt) show(token);
+  const hm::train::Stopwatch watch;
+  const auto written = hm::generate::generate(*session, {prompt, 400}, {.temperature = 0.9, .min_p = 0.05}, show);
   if (!written) return fail(written.error());
   std::printf("\n\n%.0f tokens/s decoding\n", static_cast<double>(session->length(0)) / watch.seconds());
 }

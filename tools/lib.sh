@@ -32,3 +32,11 @@ need() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"; } > "$log" 2>&1 ||
     { tail -n 20 "$log" >&2; die "installing failed; the whole log: $log"; }
 }
+
+# pip, in an environment of its own.
+python_packages() {
+  need python3-venv
+  local venv=$root/.deps/sources/venv
+  [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
+  "$venv/bin/pip" -q --disable-pip-version-check "$@"
+}

@@ -23,7 +23,7 @@ endmacro()
 macro(hybridmoe_need_test_libraries)
   set(JSON_BuildTests OFF CACHE BOOL "")
   set(EIGEN_BUILD_DOC OFF CACHE BOOL "")
-  set(EIGEN_BUILD_TESTING OFF CACHE BOOL "")
+  set(BUILD_TESTING OFF CACHE BOOL "")  # Eigen's; ours are HYBRIDMOE_BUILD_TESTS
   hybridmoe_need(Catch2 3)
   hybridmoe_need(Eigen3 3.4)
   hybridmoe_need(nlohmann_json 3.10)

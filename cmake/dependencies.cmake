@@ -3,6 +3,7 @@
 include(FetchContent)
 include(${CMAKE_CURRENT_LIST_DIR}/pins.cmake)
 
+set(BUILD_TESTING OFF CACHE BOOL "Build the tests of what is fetched; ours are HYBRIDMOE_BUILD_TESTS")
 set(HYBRIDMOE_FETCH_OPTIONS DOWNLOAD_EXTRACT_TIMESTAMP ON)
 if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.25)
   list(APPEND HYBRIDMOE_FETCH_OPTIONS SYSTEM)  # their headers are not held to our warnings
@@ -23,7 +24,6 @@ endmacro()
 macro(hybridmoe_need_test_libraries)
   set(JSON_BuildTests OFF CACHE BOOL "")
   set(EIGEN_BUILD_DOC OFF CACHE BOOL "")
-  set(BUILD_TESTING OFF CACHE BOOL "")  # Eigen's; ours are HYBRIDMOE_BUILD_TESTS
   hybridmoe_need(Catch2 3)
   hybridmoe_need(Eigen3 3.4)
   hybridmoe_need(nlohmann_json 3.10)

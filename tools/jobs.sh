@@ -100,9 +100,10 @@ job_quickstart() { tools/quickstart --seconds 10; }
 job_cuda_build() {
   tools/deps
   tools/install_cuda_kokkos
-  build_preset cuda quickstart_kokkos
+  build_preset cuda quickstart_kokkos tests_cuda tests_exec
 }
 job_cuda_run() {
   nvidia-smi > /dev/null 2>&1 || skip "no GPU on this machine: built, not run"
+  run_tests cuda -L '^(cuda|exec)$'
   (cd build/cuda && examples/quickstart_kokkos --seconds 10)
 }

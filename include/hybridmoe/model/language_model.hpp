@@ -153,12 +153,10 @@ struct LanguageBody {
   /// Scratch of forward for at most e.rows rows in e.sequences sequences, of which at most `wanted` rows get logits.
   template <class T, class Storage>
   static constexpr Index workspace_bytes(Extent e, Index wanted) {
-    Index tape = 0;
-    for (const Index bytes : Layers::template tape_bytes<T>(e)) tape = larger(tape, bytes);
     const Extent w{wanted, e.sequences, false};
     const Index head = planned_bytes<HeadPlan<T>>(w) + larger(product_workspace<T, Storage, vocab, width>(w),
                                                               FinalLayer::template workspace_bytes<T, Storage>(w));
-    return planned_bytes<InferencePlan<T>>(e) + larger(tape + Layers::template workspace_bytes<T, Storage>(e), head);
+    return planned_bytes<InferencePlan<T>>(e) + larger(Layers::template one_layer_bytes<T, Storage>(e), head);
   }
 
   /// token[rows] with states → logits[wanted_count, vocab] of the rows listed in wanted (read where the kernels run).
@@ -209,11 +207,11 @@ struct LanguageBody {
 
   template <class T>
   static constexpr Index training_bytes(Extent e, bool recompute) {
-    const Index tapes = Layers::template all_tape_bytes<T>(layers<T, Flat>(), e, recompute);
+    const Index tapes = recompute ? 0 : Layers::template all_tape_bytes<T>(layers<T, Flat>(), e);
     const Extent piece{smaller(head_rows, e.rows), e.sequences, true};
-    const Index stack = Layers::template workspace_bytes<T, Flat>(e) + (recompute ? tapes : 0);
+    const Index stack = recompute ? Layers::template one_layer_bytes<T, Flat>(e) : Layers::template workspace_bytes<T, Flat>(e);
     const Index head = larger(product_workspace<T, Flat, vocab, width>(piece), FinalLayer::template workspace_bytes<T, Flat>(e));
-    return planned_bytes<TrainingPlan<T>>(e, recompute ? Index{0} : tapes) + larger(stack, head);
+    return planned_bytes<TrainingPlan<T>>(e, tapes) + larger(stack, head);
   }
 
   /// The summed cross-entropy of target[rows] (nats; rows with target < 0 do not count) goes to loss[0]; unless gradient is null,
@@ -227,7 +225,7 @@ struct LanguageBody {
     const Index rows = call.batch.rows;
     const Extent e = Extent::of(call.batch, true);
     Arena arena = call.arena;
-    const TrainingPlan<T> s(arena, e, recompute ? Index{0} : Layers::template all_tape_bytes<T>(layers<T, Flat>(), e, false));
+    const TrainingPlan<T> s(arena, e, recompute ? Index{0} : Layers::template all_tape_bytes<T>(layers<T, Flat>(), e));
     Call<Space> inner = call.with(arena);
     inner.training = true;
     if (streams_out != nullptr) *streams_out = s.streams;

@@ -45,6 +45,16 @@ struct Stack {
     return most;
   }
 
+  /// What a layer takes whose tape lies in scratch: the largest over all kinds of tape and workspace together.
+  template <class T, class Storage>
+  static constexpr Index one_layer_bytes(Extent e) {
+    const auto tapes = tape_bytes<T>(e);
+    const std::array<Index, kinds> workspaces{Blocks::template Layer<Env>::template workspace_bytes<T, Storage>(e)...};
+    Index most = 0;
+    for (std::size_t slot = 0; slot < kinds; ++slot) most = larger(most, tapes[slot] + workspaces[slot]);
+    return most;
+  }
+
   /// The table of a pattern given as slot numbers; parameters start at element `first`.
   template <class T, class Storage, std::size_t count>
   static constexpr std::array<StackEntry, count> table(const std::array<int, count>& slots, Index first) {
@@ -82,15 +92,12 @@ struct Stack {
   HYBRIDMOE_FUNCTION static T* backward(const Call<Space>& call, Layers layers, const T* parameters, T* gradient, T* streams,
                                         Arena tapes, bool recompute, T* d, T* other);
 
-  /// The bytes of all tapes (of the largest one, if recomputed).
+  /// The bytes of all layers' tapes.
   template <class T>
-  static constexpr Index all_tape_bytes(Layers layers, Extent e, bool recompute) {
+  static constexpr Index all_tape_bytes(Layers layers, Extent e) {
     const auto bytes = tape_bytes<T>(e);
     Index total = 0;
-    for (Index l = 0; l < layers.count; ++l) {
-      const Index one = bytes[static_cast<std::size_t>(layers.entries[l].slot)];
-      total = recompute ? larger(total, one) : total + one;
-    }
+    for (Index l = 0; l < layers.count; ++l) total += bytes[static_cast<std::size_t>(layers.entries[l].slot)];
     return total;
   }
 

@@ -54,6 +54,26 @@ struct PlainTerm {
   HYBRIDMOE_FUNCTION T operator()(Index i) const { return x[i]; }
 };
 
+/// The gradient by the normalised vector: dy, or dy·gain.
+template <class T>
+struct PlainSlope {
+  const T* dy;
+  HYBRIDMOE_FUNCTION T operator()(Index i) const { return dy[i]; }
+};
+template <class T>
+struct GainSlope {
+  const T *dy, *weight;
+  T offset;
+  HYBRIDMOE_FUNCTION T operator()(Index i) const { return dy[i] * (offset + weight[i]); }
+};
+template <class T, class Slope>
+struct AlongTerm {
+  const T* x;
+  Slope slope;
+  T mean, inverse;
+  HYBRIDMOE_FUNCTION T operator()(Index i) const { return slope(i) * ((x[i] - mean) * inverse); }
+};
+
 /// Rows that one item takes, a function of the shape alone: about 8192 elements.
 template <Index elements>
 constexpr Index norm_rows = elements >= 8192 ? 1 : 8192 / elements;
@@ -140,26 +160,27 @@ struct NormBackwardKernel {
     const T inverse = tape.inverse[row * per_row + v];
     T mean = 0;
     if constexpr (centred) mean = tape.mean[row * per_row + v];
-    T normal[size], slope[size];  // slope = ∂/∂normal
-    for (Index i = 0; i < size; ++i) normal[i] = (from[i] - mean) * inverse;
-    if (affine.weight == nullptr) {
-      for (Index i = 0; i < size; ++i) slope[i] = given[i];
-    } else {
-      const T* const weight = affine.weight + gain;
-      for (Index i = 0; i < size; ++i) slope[i] = given[i] * (affine.offset + weight[i]);
-    }
     if (weight_sum != nullptr) {
-      for (Index i = 0; i < size; ++i) weight_sum[gain + i] += given[i] * normal[i];
+      for (Index i = 0; i < size; ++i) weight_sum[gain + i] += given[i] * ((from[i] - mean) * inverse);
     }
     if (bias_sum != nullptr) {
       for (Index i = 0; i < size; ++i) bias_sum[gain + i] += given[i];
     }
-    // dx = inverse·(slope − mean(slope) − normal·mean(slope·normal)); without centring the first mean is absent.
-    const T along = dot(slope, normal, size) / T(size);
+    if (affine.weight == nullptr) {
+      spread(from, to, mean, inverse, PlainSlope<T>{given});
+    } else {
+      spread(from, to, mean, inverse, GainSlope<T>{given, affine.weight + gain, affine.offset});
+    }
+  }
+
+  /// dx = inverse·(slope − mean(slope) − normal·mean(slope·normal)); without centring the first mean is absent.
+  template <class Slope>
+  HYBRIDMOE_FUNCTION static void spread(const T* from, T* to, T mean, T inverse, const Slope& slope) {
+    const T along = lane_sum<T>(size, AlongTerm<T, Slope>{from, slope, mean, inverse}) / T(size);
     T level = 0;
-    if constexpr (centred) level = lane_sum<T>(size, PlainTerm<T>{slope}) / T(size);
+    if constexpr (centred) level = lane_sum<T>(size, slope) / T(size);
     for (Index i = 0; i < size; ++i) {
-      const T value = inverse * (slope[i] - level - normal[i] * along);
+      const T value = inverse * (slope(i) - level - (from[i] - mean) * inverse * along);
       if constexpr (assign) {
         to[i] = value;
       } else {

@@ -1,0 +1,40 @@
+#pragma once
+// A run that anyone can repeat: a small GLLS model with experts on the repository's own licence text, on one inline thread. The
+// program bench/replay.cpp logs it; a test repeats its first twenty steps.
+
+#include <hybridmoe/hybridmoe.hpp>
+
+namespace replay {
+
+namespace hm = hybridmoe;
+
+constexpr hm::Heads heads{.query = 4, .kv = 2, .size = 16};
+constexpr hm::Experts experts{.count = 4, .active = 2, .hidden = 48};
+struct Small : hm::LanguageModel<hm::LanguageSizes{.vocab = 256, .width = 64, .context = 128}, hm::Pattern<"GLLS">,
+                                 hm::Slot<'G', hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<128>>>,
+                                 hm::Slot<'L', hm::Block<hm::attention::Local<heads, 32>, hm::channel::Moe<experts>>>,
+                                 hm::Slot<'S', hm::Block<hm::ssm::Mamba2<{.heads = 4, .head = 32, .state = 16}>>>> {};
+
+using Model = hm::Model<Small, hm::f32>;
+constexpr std::uint64_t seed = 7;
+constexpr hm::Index steps = 400;
+constexpr hm::train::Options options{
+    .batch = 4, .length = 128, .schedule = {.peak = 3e-3, .warmup = 20, .steps = steps}, .dropout = 0.05f, .seed = seed};
+
+/// What decides the bits: compiler and instruction set (and that the compiler optimises with -O2, as the tests are built; -O3
+/// fuses other multiply-adds). Other builds round a little differently.
+inline const char* build() {
+#if defined(__clang__)
+  return "clang";
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return "g++ with a sanitizer";
+#elif defined(__AVX512F__)
+  return "g++ avx512";
+#elif defined(__AVX2__) && defined(__FMA__)
+  return "g++ avx2";
+#else
+  return "g++ base";
+#endif
+}
+
+}  // namespace replay

@@ -21,8 +21,8 @@ using support::safetensors;
 
 namespace {
 
-Index live = 0, peak = 0;    // bytes from operator new
-Index until_failure = -1;    // allocations that still succeed; below 0: all
+Index live = 0, peak = 0;  // bytes from operator new
+Index until_failure = -1;  // allocations that still succeed; below 0: all
 bool fail_forever = false;
 Index refused = 0;
 
@@ -89,7 +89,8 @@ std::string many(const std::string& unit, Index bytes) {
 std::string many_tensors(Index bytes) {
   std::string header = "{";
   for (Index i = 0; to_index(header.size()) < bytes && i < 1'000'000; ++i) {
-    header += (i > 0 ? ",\"" : "\"") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[" + std::to_string(i) + "," + std::to_string(i + 1) + "]}";
+    header += (i > 0 ? ",\"" : "\"") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[" +
+              std::to_string(i) + "," + std::to_string(i + 1) + "]}";
   }
   return header + "}";
 }
@@ -132,7 +133,8 @@ TEST_CASE("the resident set keeps to the bound as well") {
   support::Directory directory;
   {
     const std::string header = many_tensors(large);
-    support::spill(directory / "file", safetensors(header, std::string(to_size(std::count(header.begin(), header.end(), ':')) / 4, 'd')));
+    support::spill(directory / "file",
+                   safetensors(header, std::string(to_size(std::count(header.begin(), header.end(), ':')) / 4, 'd')));
   }
   struct stat status {};
   REQUIRE(::stat((directory / "file").c_str(), &status) == 0);

@@ -22,7 +22,7 @@ class AtomicFile {
     for (int attempt = 0; attempt < 100; ++attempt) {
       Result<bool> outcome = file.acquire();
       if (!outcome) return std::move(outcome).error();
-      if (outcome.value()) return file;
+      if (outcome.value()) return Result<AtomicFile>(std::move(file));
     }
     return Error{.code = Code::file_unwritable, .what = "another writer is saving this file", .where = file.path_};
   }

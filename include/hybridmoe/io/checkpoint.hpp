@@ -15,7 +15,7 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 
 namespace checkpoint_detail {
 
-inline constexpr std::string_view format = "hybridmoe checkpoint 1";
+inline constexpr std::string_view format = "hybridmoe checkpoint 2";
 
 /// All of a flat buffer's tensors as a list, names after `prefix`.
 template <class D, class T, class List>
@@ -28,6 +28,38 @@ inline std::string exact(double value) {
   char text[40];
   std::snprintf(text, sizeof text, "%a", value);
   return text;
+}
+
+/// What distinguishes models whose tensors may have the same shapes: windows, experts per token, contexts.
+template <class D>
+std::string costs_text() {
+  using Cost = Account<D>;
+  const Spread active = Cost::active_parameters();
+  std::string text = numbered("vocabulary ", D::vocab) + numbered(", width ", D::width) + numbered(", context ", D::context);
+  text += numbered(", parameters ", Cost::parameters()) + numbered(", active ", active.least) + numbered(" to ", active.most);
+  text += numbered(", cache bytes ", Cost::template cache_bytes<float>(D::context));
+  return text + ", operations " + exact(Cost::flops_per_token(D::context).training);
+}
+
+/// Everything else (heads, encodings, norms): the whole description, as far as one compiler can compare it.
+inline constexpr std::string_view description_key = "description";
+template <class D>
+std::string description_setting() {
+  return compiler_text() + ": " + std::to_string(random::hash(description_text<D>()));
+}
+inline bool same_compiler(std::string_view a, std::string_view b) {
+  return a.substr(0, a.rfind(": ")) == b.substr(0, b.rfind(": "));
+}
+
+/// The groups of parameters, as the rule made them.
+template <class Trainer>
+std::string groups_text(const Trainer& trainer) {
+  std::string text;
+  for (const train::Range& range : trainer.groups()) {
+    text += numbered(" ", range.begin) + numbered(" ", range.end);
+    text += " " + exact(range.group.rate) + " " + exact(range.group.decay);
+  }
+  return std::to_string(random::hash(text));
 }
 
 /// The settings that must be the same for training to go on bit for bit, as {name, text}.
@@ -45,7 +77,10 @@ std::vector<std::pair<std::string_view, std::string>> settings(const Trainer& tr
           {"beta2", exact(o.optimizer.beta2)},
           {"epsilon", exact(o.optimizer.epsilon)},
           {"weight_decay", exact(o.optimizer.weight_decay)},
+          {"groups", groups_text(trainer)},
           {"pattern", trainer.pattern()},
+          {"model", costs_text<typename Trainer::D>()},
+          {description_key, description_setting<typename Trainer::D>()},
           {"text", std::to_string(trainer.text().fingerprint())}};
 }
 
@@ -140,30 +175,34 @@ Status load_checkpoint(Trainer& trainer, std::string path, System& system = defa
                  .what = "this is not a training checkpoint of this version",
                  .where = file.path(),
                  .detail = "its \"checkpoint\" entry is \"" + std::string(file.metadata("checkpoint").value_or("")) + "\""};
-  std::string differences;
-  for (const auto& [name, value] : checkpoint_detail::settings(trainer)) {
-    const std::string_view stored = file.metadata(name).value_or("(absent)");
-    if (stored != value)
-      differences += (differences.empty() ? "" : "\n") + std::string(name) + ": the checkpoint has " + std::string(stored) +
-                     ", this run " + value;
-  }
-  if (!differences.empty())
-    return Error{.code = Code::file_mismatch,
-                 .what = "the checkpoint belongs to a run with other settings",
-                 .where = file.path(),
-                 .detail = std::move(differences)};
-  Index step = 0;
-  train::Schedule schedule = trainer.options().schedule;
-  if (!checkpoint_detail::parse_number(file.metadata("step").value_or(""), step) ||
-      !checkpoint_detail::parse_schedule(std::string(file.metadata("schedule").value_or("")), schedule))
-    return Error{.code = Code::file_damaged, .what = "the checkpoint's step or schedule is unreadable", .where = file.path()};
-
   const auto elements = to_size(D::template buffer_elements<T, Flat>());
   std::vector<T> weights(elements), first(elements), second(elements);
   TensorList list;
   checkpoint_detail::list_tensors<D, T>(list, {}, weights.data());
   checkpoint_detail::list_tensors<D, T>(list, "optimizer.first", first.data());
   checkpoint_detail::list_tensors<D, T>(list, "optimizer.second", second.data());
+
+  std::string differences;
+  for (const auto& [name, value] : checkpoint_detail::settings(trainer)) {
+    const std::string_view stored = file.metadata(name).value_or("(absent)");
+    if (stored == value) continue;
+    if (name == checkpoint_detail::description_key && !checkpoint_detail::same_compiler(stored, value)) continue;
+    differences += std::string(name) + ": the checkpoint has " + std::string(stored) + ", this run " + value + "\n";
+  }
+  if (!differences.empty()) {
+    Result<std::vector<FileTensor>> layout = file_layout(list, own_names);
+    if (!layout) return std::move(layout).error();
+    if (const Status fits = compare(file, list, own_names, *layout); !fits) differences += fits.error().detail;
+    return Error{.code = Code::file_mismatch,
+                 .what = "the checkpoint belongs to a run with other settings",
+                 .where = file.path(),
+                 .detail = std::move(differences)};
+  }
+  Index step = 0;
+  train::Schedule schedule = trainer.options().schedule;
+  if (!checkpoint_detail::parse_number(file.metadata("step").value_or(""), step) ||
+      !checkpoint_detail::parse_schedule(std::string(file.metadata("schedule").value_or("")), schedule))
+    return Error{.code = Code::file_damaged, .what = "the checkpoint's step or schedule is unreadable", .where = file.path()};
   if (Status loaded = load_tensors(file, list, own_names); !loaded) return loaded;
   if (Status sound = file.compare_checksum(); !sound) return sound;
   const Index bytes = to_index(elements * sizeof(T));

@@ -24,7 +24,7 @@ class File {
     if (outcome < 0) return system_failure(Code::file_unreadable, "the file cannot be examined", file.path_, outcome);
     if (!facts.regular) return Error{.code = Code::file_unreadable, .what = "this is not a regular file", .where = file.path_};
     file.size_ = facts.size;
-    return file;
+    return Result<File>(std::move(file));
   }
   File(File&& other) noexcept
       : path_(std::move(other.path_)), system_(other.system_), handle_(std::exchange(other.handle_, -1)), size_(other.size_) {}
@@ -89,7 +89,7 @@ inline Result<HeapArray<char>> read_file(std::string path, Index most, System& s
   if (!content) return out_of_memory(file->path(), size);
   const Status outcome = file->read(0, content.data(), size);
   if (!outcome) return outcome.error();
-  return content;
+  return Result<HeapArray<char>>(std::move(content));
 }
 
 }  // namespace hybridmoe::io

@@ -57,7 +57,7 @@ class SafetensorsHeader {
         !header.check_layout(json, data_bytes)) {
       return json.failed() ? json.error() : out_of_memory(std::string(file), header.text_.size());
     }
-    return header;
+    return Result<SafetensorsHeader>(std::move(header));
   }
 
   /// Tensors are numbered in the order of their data.

@@ -219,8 +219,9 @@ struct LanguageBody {
   /// streams' address, for looking where a NaN began.
   template <class Space, class T>
   HYBRIDMOE_FUNCTION static void loss_and_gradient(const Call<Space>& call, const T* buffer, const std::int32_t* token,
-                                                   const std::int32_t* target, T scale, bool recompute, double* loss, T* gradient,
-                                                   T** streams_out) {
+                                                   const std::int32_t* target, std::type_identity_t<T> scale, bool recompute,
+                                                   double* loss, std::type_identity_t<T>* gradient,
+                                                   std::type_identity_t<T>** streams_out = nullptr) {
     const auto& p = *reinterpret_cast<const Parameters<T, Flat>*>(buffer);
     const Index rows = call.batch.rows;
     const Extent e = Extent::of(call.batch, true);

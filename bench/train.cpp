@@ -9,7 +9,8 @@
 #include <hybridmoe/zoo/gpt2.hpp>
 
 namespace hm = hybridmoe;
-struct Gpt : hm::zoo::Gpt2<{.vocab = 256, .width = 384, .layers = 6, .heads = 6, .context = 256, .hidden = 1536}> {};
+struct Gpt
+    : hm::zoo::Gpt2<hm::zoo::Gpt2Sizes{.vocab = 256, .width = 384, .layers = 6, .heads = 6, .context = 256, .hidden = 1536}> {};
 
 int main(int count, char** words) {
   const auto option = [&](const char* name, int otherwise) {

@@ -9,10 +9,11 @@ namespace hm = hybridmoe;
 
 //! [brain]
 constexpr hm::Heads heads{.query = 4, .kv = 2, .size = 16};
-struct Brain : hm::LanguageModel<
-                   hm::LanguageSizes{.vocab = 256, .width = 64, .context = 128}, hm::Pattern<"LS">,
-                   hm::Slot<'L', hm::Block<hm::attention::Local<heads, 32>, hm::channel::SwiGlu<128>>>,
-                   hm::Slot<'S', hm::Block<hm::ssm::Mamba2<{.heads = 4, .head = 32, .state = 16}>, hm::channel::SwiGlu<128>>>> {};
+struct Brain
+    : hm::LanguageModel<hm::LanguageSizes{.vocab = 256, .width = 64, .context = 128}, hm::Pattern<"LS">,
+                        hm::Slot<'L', hm::Block<hm::attention::Local<heads, 32>, hm::channel::SwiGlu<128>>>,
+                        hm::Slot<'S', hm::Block<hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{.heads = 4, .head = 32, .state = 16}>,
+                                                hm::channel::SwiGlu<128>>>> {};
 using Stepper = hm::generate::Stepper<Brain, float>;
 static_assert(Stepper::required_bytes() < 300'000);  // known when the game is compiled
 //! [brain]

@@ -15,10 +15,11 @@ using hm::Index;
 
 constexpr hm::Heads heads{.query = 4, .kv = 2, .size = 8};
 using Routed = hm::channel::Moe<hm::Experts{.count = 4, .active = 2, .hidden = 16}, hm::router::TopK<>, hm::channel::SwiGlu<16>>;
-struct Long : hm::LanguageModel<hm::LanguageSizes{.vocab = 64, .width = 32, .context = 10'240}, hm::Pattern<"GLLS">,
-                                hm::Slot<'G', hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<48>>>,
-                                hm::Slot<'L', hm::Block<hm::attention::Local<heads, 32>, Routed>>,
-                                hm::Slot<'S', hm::Block<hm::ssm::Mamba2<{.heads = 4, .head = 16, .state = 8}>>>> {};
+struct Long
+    : hm::LanguageModel<hm::LanguageSizes{.vocab = 64, .width = 32, .context = 10'240}, hm::Pattern<"GLLS">,
+                        hm::Slot<'G', hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<48>>>,
+                        hm::Slot<'L', hm::Block<hm::attention::Local<heads, 32>, Routed>>,
+                        hm::Slot<'S', hm::Block<hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{.heads = 4, .head = 16, .state = 8}>>>> {};
 
 namespace {
 

@@ -12,17 +12,21 @@
 namespace hm = hybridmoe;
 using hm::Index;
 
-struct Llama : hm::zoo::Llama<{.vocab = 101, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 44, .context = 64}> {};
-struct Mistral : hm::zoo::Mistral<{.vocab = 97, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 48, .context = 64}, 7,
-                                  hm::norm::Epsilon<1, 1'000'000>> {};
+struct Llama : hm::zoo::Llama<hm::zoo::LlamaSizes{
+                   .vocab = 101, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 44, .context = 64}> {};
+struct Mistral : hm::zoo::Mistral<hm::zoo::LlamaSizes{
+                                      .vocab = 97, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 48, .context = 64},
+                                  7, hm::norm::Epsilon<1, 1'000'000>> {};
 struct Mixtral
-    : hm::zoo::Mixtral<{.vocab = 97, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 20, .context = 64}, 5, 2> {};
-struct Gpt2 : hm::zoo::Gpt2<{.vocab = 101, .width = 36, .layers = 2, .heads = 4, .context = 44, .hidden = 50}> {};
-struct Mamba2 : hm::zoo::Mamba2<{.vocab = 97,
-                                 .width = 32,
-                                 .layers = 2,
-                                 .mixer = {.heads = 4, .head = 16, .state = 10, .groups = 2, .chunk = 8},
-                                 .tied = false}> {};
+    : hm::zoo::Mixtral<
+          hm::zoo::LlamaSizes{.vocab = 97, .width = 32, .layers = 2, .heads = {4, 2, 10}, .hidden = 20, .context = 64}, 5, 2> {};
+struct Gpt2 : hm::zoo::Gpt2<hm::zoo::Gpt2Sizes{.vocab = 101, .width = 36, .layers = 2, .heads = 4, .context = 44, .hidden = 50}> {
+};
+struct Mamba2 : hm::zoo::Mamba2<hm::zoo::Mamba2Sizes{.vocab = 97,
+                                                     .width = 32,
+                                                     .layers = 2,
+                                                     .mixer = {.heads = 4, .head = 16, .state = 10, .groups = 2, .chunk = 8},
+                                                     .tied = false}> {};
 
 namespace {
 

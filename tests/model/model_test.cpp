@@ -17,30 +17,43 @@
 
 namespace hm = hybridmoe;
 using hm::Flat;
-using hm::Packed;
 using hm::Index;
+using hm::Packed;
 
 /// Three kinds of state, experts beside the mixer in a parallel block, a block without a channel mixer, a tied head.
-struct Hybrid : hm::LanguageModel<hm::LanguageSizes{.vocab = 37, .width = 24, .context = 96, .chunk = 16}, hm::Pattern<"GLLS", hm::layers<6>>,
-                                  hm::Slot<'G', hm::Block<hm::attention::Full<hm::Heads{4, 2, 10}, hm::attention::NormedQueryKey<>>, hm::channel::SwiGlu<20>>>,
-                                  hm::Slot<'L', hm::Block<hm::attention::Local<hm::Heads{2, 1, 8}, 9>,
-                                                          hm::channel::Moe<hm::Experts{.count = 4, .active = 2, .hidden = 12}, hm::router::TopK<hm::router::TopKOptions{.balance = 0.05f}>,
-                                                                           hm::channel::SwiGlu<8>>,
-                                                          hm::block::Parallel>>,
-                                  hm::Slot<'S', hm::Block<hm::ssm::Mamba2<{.heads = 4, .head = 8, .state = 6, .groups = 2, .chunk = 8}>>>> {};
+struct Hybrid
+    : hm::LanguageModel<
+          hm::LanguageSizes{.vocab = 37, .width = 24, .context = 96, .chunk = 16}, hm::Pattern<"GLLS", hm::layers<6>>,
+          hm::Slot<'G',
+                   hm::Block<hm::attention::Full<hm::Heads{4, 2, 10}, hm::attention::NormedQueryKey<>>, hm::channel::SwiGlu<20>>>,
+          hm::Slot<'L', hm::Block<
+                            hm::attention::Local<hm::Heads{2, 1, 8}, 9>,
+                            hm::channel::Moe<hm::Experts{.count = 4, .active = 2, .hidden = 12},
+                                             hm::router::TopK<hm::router::TopKOptions{.balance = 0.05f}>, hm::channel::SwiGlu<8>>,
+                            hm::block::Parallel>>,
+          hm::Slot<'S', hm::Block<
+                            hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{.heads = 4, .head = 8, .state = 6, .groups = 2, .chunk = 8}>>>> {
+};
 
 /// A head and positions of its own, biases, LayerNorm, norms without weights, a pattern that is not periodic.
 using Weightless = hm::norm::Rms<hm::norm::Epsilon<1, 100'000>, hm::norm::Gain::none>;
-struct Plain : hm::LanguageModel<hm::LanguageSizes{.vocab = 29, .width = 20, .context = 40, .tied = false, .learned_positions = true}, hm::Pattern<"GWG">,
-                                 hm::Slot<'W', hm::Block<hm::attention::Local<hm::Heads{2, 2, 6}, 5, hm::position::Rotary<100, 4, hm::position::Pairs::adjacent>>, hm::channel::SwiGlu<16>,
-                                                         hm::block::Norm<Weightless>>>,
-                                 hm::Slot<'G', hm::Block<hm::attention::Full<hm::Heads{2, 2, 10}, hm::position::Nothing, hm::attention::Bias<true, true>>, hm::channel::Gelu<24>,
-                                                         hm::block::Norm<hm::norm::LayerNorm<>>>>,
-                                 hm::FinalNorm<Weightless>> {};
+struct Plain
+    : hm::LanguageModel<
+          hm::LanguageSizes{.vocab = 29, .width = 20, .context = 40, .tied = false, .learned_positions = true},
+          hm::Pattern<"GWG">,
+          hm::Slot<'W', hm::Block<hm::attention::Local<hm::Heads{2, 2, 6}, 5,
+                                                       hm::position::Rotary<100, 4, hm::position::Pairs::adjacent>>,
+                                  hm::channel::SwiGlu<16>, hm::block::Norm<Weightless>>>,
+          hm::Slot<'G',
+                   hm::Block<hm::attention::Full<hm::Heads{2, 2, 10}, hm::position::Nothing, hm::attention::Bias<true, true>>,
+                             hm::channel::Gelu<24>, hm::block::Norm<hm::norm::LayerNorm<>>>>,
+          hm::FinalNorm<Weightless>> {};
 
 namespace {
 
-test::Mamba2Reference scan_reference() { return {.width = 24, .heads = 4, .head = 8, .state = 6, .groups = 2, .taps = 4, .epsilon = 1e-5}; }
+test::Mamba2Reference scan_reference() {
+  return {.width = 24, .heads = 4, .head = 8, .state = 6, .groups = 2, .taps = 4, .epsilon = 1e-5};
+}
 
 test::ModelReference hybrid_reference(test::Mamba2Reference& scan) {
   test::LayerReference g, l, s;
@@ -64,7 +77,8 @@ test::ModelReference plain_reference() {
   w.attention = {.width = 20, .heads = 2, .kv = 2, .size = 6, .window = 5, .base = 100, .turned = 4, .adjacent = true};
   w.channel = test::LayerReference::swiglu;
   w.weightless = true;
-  return {.vocab = 29, .width = 20, .tied = false, .positions = true, .layers = {g, w, g}, .tensors = {}, .final_weightless = true};
+  return {
+      .vocab = 29, .width = 20, .tied = false, .positions = true, .layers = {g, w, g}, .tensors = {}, .final_weightless = true};
 }
 
 template <class D>
@@ -72,7 +86,9 @@ std::map<std::string, std::pair<Index, Index>> tensors_of() {  // name → {offs
   std::map<std::string, std::pair<Index, Index>> result;
   std::vector<double> buffer(hm::to_size(D::template buffer_elements<double, Flat>()));
   D::template visit<double, Flat>(
-      [&](const hm::Name& name, const hm::Trait&, auto& tensor) { result[name.text()] = {tensor.data - buffer.data(), std::remove_reference_t<decltype(tensor)>::size}; },
+      [&](const hm::Name& name, const hm::Trait&, auto& tensor) {
+        result[name.text()] = {tensor.data - buffer.data(), std::remove_reference_t<decltype(tensor)>::size};
+      },
       hm::Name{}, buffer.data());
   return result;
 }
@@ -141,8 +157,9 @@ void check_gradient(const test::How& how) {
         typical += gradient[hm::to_size(offset + i)] * gradient[hm::to_size(offset + i)] / static_cast<double>(size);
       }
       const std::vector<double> saved = parameters;
-      const auto moved = [&](double distance) {
-        for (Index i = 0; i < size; ++i) parameters[hm::to_size(offset + i)] = saved[hm::to_size(offset + i)] + distance * along[hm::to_size(i)];
+      const auto moved = [&, size = size, offset = offset](double distance) {
+        for (Index i = 0; i < size; ++i)
+          parameters[hm::to_size(offset + i)] = saved[hm::to_size(offset + i)] + distance * along[hm::to_size(i)];
         return value();
       };
       constexpr double step = 1e-3;
@@ -170,7 +187,9 @@ TEST_CASE("a hybrid model computes what its definition says") {
   test::Mamba2Reference scan = scan_reference();
   check_forward<Hybrid>(hybrid_reference(scan));
 }
-TEST_CASE("a model with biases, learned positions and a head of its own computes what its definition says") { check_forward<Plain>(plain_reference()); }
+TEST_CASE("a model with biases, learned positions and a head of its own computes what its definition says") {
+  check_forward<Plain>(plain_reference());
+}
 
 TEST_CASE("gradients of whole models are derivatives") {
   check_gradient<Hybrid>({});
@@ -277,16 +296,17 @@ void check_serving(const std::vector<T>& flat) {
       for (std::size_t c = 0; c < call.size(); ++c) {
         const auto count = hm::to_index(call[c].tokens.size());
         INFO("sequence of " << lengths[who[c]] << " from position " << at[who[c]]);
-        REQUIRE(test::same_bits(logits.data() + row * D::vocab, expected[who[c]].logits.data() + at[who[c]] * D::vocab, count * D::vocab));
+        REQUIRE(test::same_bits(logits.data() + row * D::vocab, expected[who[c]].logits.data() + at[who[c]] * D::vocab,
+                                count * D::vocab));
         at[who[c]] += count;
         row += count;
       }
     }
   };
-  serve(1, false, 1);           // decoding
-  serve(D::chunk, false, 1);    // prefill in the longest pieces
-  serve(5, false, 1);           // chunked prefill
-  serve(1, true, 1);            // batched decoding
+  serve(1, false, 1);                                                   // decoding
+  serve(D::chunk, false, 1);                                            // prefill in the longest pieces
+  serve(5, false, 1);                                                   // chunked prefill
+  serve(1, true, 1);                                                    // batched decoding
   for (std::uint64_t seed = 2; seed < 6; ++seed) serve(0, true, seed);  // anything
 }
 
@@ -345,16 +365,19 @@ TEST_CASE("accounting of a model is what counting gives") {
   static_assert(A::cache_bytes<float>(50) == 4 * (2 * 50 * 2 * 2 * 10 + scan_state));
   // A token's place among 32: full layers hold all of the context, rings one tile more than window and longest piece need.
   constexpr Index full = 2 * 2 * 3 * 32 * 10, ring = 2 * 1 * 2 * 32 * 8;
-  using Scan = hm::ssm::Mamba2<{.heads = 4, .head = 8, .state = 6, .groups = 2, .chunk = 8}>::Layer<Hybrid::Env>::State<float>;
+  using Scan = hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{
+      .heads = 4, .head = 8, .state = 6, .groups = 2, .chunk = 8}>::Layer<Hybrid::Env>::State<float>;
   static_assert(A::state_bytes<float>() == 2 * 4 * full + 3 * 4 * ring + hm::round_up(sizeof(Scan), 64));
   static_assert(sizeof(Scan) >= 4 * scan_state);
 
-  static_assert(hm::Account<Plain>::parameters() == 2 * 29 * 20 + 40 * 20 + 2 * (4 * 20 + hand::attention(20, 2, 2, 10) + 4 * 20 + 2 * 20 * 24 + 24 + 20) +
-                                                       hand::attention(20, 2, 2, 6) + 3 * 20 * 16);
+  static_assert(hm::Account<Plain>::parameters() ==
+                2 * 29 * 20 + 40 * 20 + 2 * (4 * 20 + hand::attention(20, 2, 2, 10) + 4 * 20 + 2 * 20 * 24 + 24 + 20) +
+                    hand::attention(20, 2, 2, 6) + 3 * 20 * 16);
 
   // Products take two operations per weight that a token meets; keys and values two each per element; a scan its matrices. What
   // is not a product (norms, activations, rotations) is a small part of the rest.
-  const double products = 2.0 * static_cast<double>(hand::used - 24 - 2 * (2 * 24 + 20) - 3 * 24 - (24 + 5 * hand::channels + 12 + hand::inner));
+  const double products =
+      2.0 * static_cast<double>(hand::used - 24 - 2 * (2 * 24 + 20) - 3 * 24 - (24 + 5 * hand::channels + 12 + hand::inner));
   const double scores = 2 * 2 * 2.0 * 40 * 0.5 * (50 + 1) + 3 * 2 * 2.0 * 16 * (9 - 9.0 * 8 / (2 * 50));
   const double scan = 2.0 * 4 * hand::channels + 4 * 4.0 * 8 * 6;
   const hm::Flops flops = A::flops_per_token(50);
@@ -367,14 +390,16 @@ TEST_CASE("accounting of a model is what counting gives") {
 
 TEST_CASE("the list of tensors covers the buffer once, in both storages") {
   const auto check = []<class D>(D*) {
-    std::vector<float> flat(hm::to_size(D::template buffer_elements<float, Flat>())), panels(hm::to_size(D::template buffer_elements<float, Packed>()));
+    std::vector<float> flat(hm::to_size(D::template buffer_elements<float, Flat>())),
+        panels(hm::to_size(D::template buffer_elements<float, Packed>()));
     std::vector<int> seen(flat.size()), packed_seen(panels.size());
     std::set<std::string> names;
     D::template visit<float, Flat, Packed>(
         [&](const hm::Name& name, const hm::Trait&, auto& a, auto& b) {
           CHECK(names.insert(name.text()).second);
           for (Index i = 0; i < std::remove_reference_t<decltype(a)>::size; ++i) ++seen[hm::to_size(a.data + i - flat.data())];
-          for (Index i = 0; i < std::remove_reference_t<decltype(b)>::size; ++i) ++packed_seen[hm::to_size(b.data + i - panels.data())];
+          for (Index i = 0; i < std::remove_reference_t<decltype(b)>::size; ++i)
+            ++packed_seen[hm::to_size(b.data + i - panels.data())];
         },
         hm::Name{}, flat.data(), panels.data());
     CHECK(std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }));

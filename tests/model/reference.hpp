@@ -14,11 +14,11 @@ struct LayerReference {
   Mamba2Reference* scan = nullptr;
   enum { nothing, swiglu, gelu, experts } channel = nothing;
   std::size_t expert_count = 0, active = 0;
-  double balance = 0;        ///< coefficient of the load-balancing loss
-  bool shared = false;       ///< a SwiGLU that every token goes through, beside the experts
-  bool parallel = false;     ///< mixer and channel mixer from one norm
-  bool weightless = false;   ///< norms without gain
-  bool centred = false;      ///< LayerNorm with bias instead of RMSNorm
+  double balance = 0;       ///< coefficient of the load-balancing loss
+  bool shared = false;      ///< a SwiGLU that every token goes through, beside the experts
+  bool parallel = false;    ///< mixer and channel mixer from one norm
+  bool weightless = false;  ///< norms without gain
+  bool centred = false;     ///< LayerNorm with bias instead of RMSNorm
 };
 
 struct ModelReference {
@@ -43,8 +43,10 @@ struct ModelReference {
       const LayerReference& layer = layers[l];
       const std::string at = "layers." + std::to_string(l) + ".";
       const Numbers first = norm(x, at + "mixer_norm", layer.weightless, layer.centred);
-      const Numbers mixed = layer.scan != nullptr ? scan(*layer.scan, first, at + "mixer.")
-                                                  : layer.attention.forward(first, [&](const std::string& n) { return tensor(at + "mixer." + n).data(); });
+      const Numbers mixed =
+          layer.scan != nullptr
+              ? scan(*layer.scan, first, at + "mixer.")
+              : layer.attention.forward(first, [&](const std::string& n) { return tensor(at + "mixer." + n).data(); });
       Numbers h = x;
       add(h, mixed);
       if (layer.channel == LayerReference::nothing) {
@@ -86,7 +88,8 @@ struct ModelReference {
     return y;
   }
 
-  Numbers product(const Numbers& x, const std::string& weight, std::size_t in, std::size_t out, const std::string& bias = {}) const {
+  Numbers product(const Numbers& x, const std::string& weight, std::size_t in, std::size_t out,
+                  const std::string& bias = {}) const {
     const Numbers& w = tensor(weight);
     Numbers y(x.size() / in * out, 0.0);
     for (std::size_t r = 0; r < x.size() / in; ++r)
@@ -99,7 +102,8 @@ struct ModelReference {
 
   Numbers scan(const Mamba2Reference& shape, const Numbers& x, const std::string& at) const {
     Mamba2Reference mixer = shape;
-    for (const char* name : {"input.weight", "convolution.weight", "convolution.bias", "step_bias", "decay_log", "skip", "norm.weight", "output.weight"})
+    for (const char* name : {"input.weight", "convolution.weight", "convolution.bias", "step_bias", "decay_log", "skip",
+                             "norm.weight", "output.weight"})
       mixer.named(name) = tensor(at + name);
     return mixer.forward(x);
   }
@@ -138,7 +142,8 @@ struct ModelReference {
         chosen[best] = true;
         kept += probability[best];
       }
-      const Numbers row(x.begin() + static_cast<std::ptrdiff_t>(r * width), x.begin() + static_cast<std::ptrdiff_t>((r + 1) * width));
+      const Numbers row(x.begin() + static_cast<std::ptrdiff_t>(r * width),
+                        x.begin() + static_cast<std::ptrdiff_t>((r + 1) * width));
       for (std::size_t e = 0; e < count; ++e) {
         mean_probability[e] += probability[e] / static_cast<double>(rows);
         if (!chosen[e]) continue;
@@ -147,7 +152,8 @@ struct ModelReference {
         for (std::size_t i = 0; i < width; ++i) y[r * width + i] += probability[e] / kept * out[i];
       }
     }
-    for (std::size_t e = 0; e < count; ++e) auxiliary += layer.balance * static_cast<double>(count) * chosen_share[e] * mean_probability[e];
+    for (std::size_t e = 0; e < count; ++e)
+      auxiliary += layer.balance * static_cast<double>(count) * chosen_share[e] * mean_probability[e];
     return y;
   }
 

@@ -40,7 +40,8 @@ bool same_bits(const T* a, const T* b, Index count) {
 /// Random tokens of a vocabulary.
 inline std::vector<std::int32_t> random_tokens(Index count, Index vocab, std::uint64_t seed) {
   std::vector<std::int32_t> tokens;
-  for (const double n : numbers(count, seed, 1e6)) tokens.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(n < 0 ? -n : n) % vocab));
+  for (const double n : numbers(count, seed, 1e6))
+    tokens.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(n < 0 ? -n : n) % vocab));
   return tokens;
 }
 
@@ -95,8 +96,9 @@ class TrainingRun {
     gradient.assign(to_size(how.gradient ? D::template buffer_elements<T, hybridmoe::Flat>() : 0), T(0));
     T* streams = nullptr;
     const std::vector<T> before = parameters;
-    D::loss_and_gradient(call, parameters.data(), tokens.data(), targets.data(), static_cast<T>(1.0 / static_cast<double>(counted())), how.recompute,
-                         &loss, how.gradient ? gradient.data() : static_cast<T*>(nullptr), &streams);
+    D::loss_and_gradient(call, parameters.data(), tokens.data(), targets.data(),
+                         static_cast<T>(1.0 / static_cast<double>(counted())), how.recompute, &loss,
+                         how.gradient ? gradient.data() : static_cast<T*>(nullptr), &streams);
     loss /= static_cast<double>(counted());
     bytes_used = peak - memory.data();
     REQUIRE(memory.guarded());
@@ -106,7 +108,9 @@ class TrainingRun {
 
     // The plan's constructor finds everything again. Logits do not survive the call: the head's product is made once more.
     hybridmoe::Arena arena{memory.data(), memory.end()};
-    const typename D::template TrainingPlan<T> s(arena, extent, how.recompute ? 0 : D::Layers::template all_tape_bytes<T>(D::template layers<T, hybridmoe::Flat>(), extent));
+    const typename D::template TrainingPlan<T> s(
+        arena, extent,
+        how.recompute ? 0 : D::Layers::template all_tape_bytes<T>(D::template layers<T, hybridmoe::Flat>(), extent));
     logits.assign(to_size(rows() * D::vocab), T(0));
     std::vector<T> normed(s.normed, s.normed + rows() * D::width);
     const auto& p = *reinterpret_cast<const typename D::template Parameters<T, hybridmoe::Flat>*>(parameters.data());
@@ -129,7 +133,8 @@ class TrainingRun {
       if (slot != wanted) return add_auxiliary<slot + 1>(wanted, tapes, extent);
       using Layer = typename D::Layers::template LayerOf<slot>;
       const typename Layer::template Tape<T> tape(tapes, extent);
-      if constexpr (requires { Layer::ChannelLayer::losses(tape.channel); }) auxiliary += static_cast<double>(*Layer::ChannelLayer::losses(tape.channel).value);
+      if constexpr (requires { Layer::ChannelLayer::losses(tape.channel); })
+        auxiliary += static_cast<double>(*Layer::ChannelLayer::losses(tape.channel).value);
     }
   }
 };
@@ -144,7 +149,8 @@ struct Chunk {
 template <class D, class T, class Storage>
 class Serving {
  public:
-  Serving(std::vector<T> parameters, Index slots) : parameters_(std::move(parameters)), states_(slots * D::template state_stride<T>()) {}
+  Serving(std::vector<T> parameters, Index slots)
+      : parameters_(std::move(parameters)), states_(slots * D::template state_stride<T>()) {}
 
   /// Logits of all rows of one call. Checks that the call's scratch is what was declared.
   std::vector<T> feed(const std::vector<Chunk>& chunks) {
@@ -164,7 +170,8 @@ class Serving {
     call.batch = plan.view(arrays.data());
     call.arena = {memory.data(), memory.end(), &peak};
     std::vector<T> logits(to_size(plan.rows() * D::vocab));
-    D::template forward<Storage>(call, parameters_.data(), tokens.data(), states_.data(), D::template state_stride<T>(), wanted.data(), plan.rows(), logits.data());
+    D::template forward<Storage>(call, parameters_.data(), tokens.data(), states_.data(), D::template state_stride<T>(),
+                                 wanted.data(), plan.rows(), logits.data());
     REQUIRE(memory.guarded());
     REQUIRE(states_.guarded());
     CHECK(peak - memory.data() == declared);
@@ -180,7 +187,8 @@ class Serving {
 template <class D, class T>
 std::vector<T> packed(std::vector<T> flat) {
   std::vector<T> panels(to_size(D::template buffer_elements<T, hybridmoe::Packed>()));
-  D::template visit<T, hybridmoe::Flat, hybridmoe::Packed>(hybridmoe::PackTensors{}, hybridmoe::Name{}, flat.data(), panels.data());
+  D::template visit<T, hybridmoe::Flat, hybridmoe::Packed>(hybridmoe::PackTensors{}, hybridmoe::Name{}, flat.data(),
+                                                           panels.data());
   return panels;
 }
 
@@ -188,15 +196,20 @@ std::vector<T> packed(std::vector<T> flat) {
 template <class D, class T>
 std::vector<T> lively_parameters(std::uint64_t seed) {
   std::vector<T> parameters(to_size(D::template buffer_elements<T, hybridmoe::Flat>()));
-  D::template visit<T, hybridmoe::Flat>(hybridmoe::StartTensors{hybridmoe::random::key_of(seed), 1}, hybridmoe::Name{}, parameters.data());
+  D::template visit<T, hybridmoe::Flat>(hybridmoe::StartTensors{hybridmoe::random::key_of(seed), 1}, hybridmoe::Name{},
+                                        parameters.data());
   D::template visit<T, hybridmoe::Flat>(
       [seed](const hybridmoe::Name& name, const hybridmoe::Trait&, auto& tensor) {
         using Tensor = std::remove_reference_t<decltype(tensor)>;
         const std::string text = name.text();
         const bool matrix = Tensor::rank > 1 && text.find("convolution") == std::string::npos;
-        const double spread = !matrix ? 0.2 : text == "embedding.weight" || text == "position.weight" ? 0.7 : 1 / std::sqrt(static_cast<double>(Tensor::shape[Tensor::rank - 1]));
+        const double spread = !matrix ? 0.2
+                              : text == "embedding.weight" || text == "position.weight"
+                                  ? 0.7
+                                  : 1 / std::sqrt(static_cast<double>(Tensor::shape[Tensor::rank - 1]));
         const std::vector<double> more = numbers(Tensor::size, seed + hybridmoe::random::hash(text), spread);
-        for (Index i = 0; i < Tensor::size; ++i) tensor.data[i] = static_cast<T>((matrix ? 0 : static_cast<double>(tensor.data[i])) + more[to_size(i)]);
+        for (Index i = 0; i < Tensor::size; ++i)
+          tensor.data[i] = static_cast<T>((matrix ? 0 : static_cast<double>(tensor.data[i])) + more[to_size(i)]);
       },
       hybridmoe::Name{}, parameters.data());
   return parameters;

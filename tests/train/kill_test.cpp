@@ -17,9 +17,11 @@
 namespace hm = hybridmoe;
 using hm::Index;
 
-struct Victim : hm::LanguageModel<hm::LanguageSizes{.vocab = 256, .width = 16, .context = 16}, hm::Pattern<"GS">,
-                                  hm::Slot<'G', hm::Block<hm::attention::Full<hm::Heads{2, 1, 8}>, hm::channel::SwiGlu<24>>>,
-                                  hm::Slot<'S', hm::Block<hm::ssm::Mamba2<{.heads = 2, .head = 8, .state = 4, .chunk = 8}>>>> {};
+struct Victim
+    : hm::LanguageModel<
+          hm::LanguageSizes{.vocab = 256, .width = 16, .context = 16}, hm::Pattern<"GS">,
+          hm::Slot<'G', hm::Block<hm::attention::Full<hm::Heads{2, 1, 8}>, hm::channel::SwiGlu<24>>>,
+          hm::Slot<'S', hm::Block<hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{.heads = 2, .head = 8, .state = 4, .chunk = 8}>>>> {};
 using Model = hm::Model<Victim, float>;
 using Trainer = hm::train::Trainer<Model>;
 
@@ -118,7 +120,8 @@ TEST_CASE("a checkpoint survives kill -9 and training goes on bit for bit") {
   const std::string path = folder / "checkpoint.safetensors";
   int old_found = 0, new_found = 0, between = 0;
   for (int kill_number = 0; kill_number < kills; ++kill_number) {
-    const auto words = hm::random::draw({7, 7}, 1, static_cast<std::uint64_t>(kill_number)).word;
+    const hm::random::Block drawn = hm::random::draw({7, 7}, 1, static_cast<std::uint64_t>(kill_number));
+    const auto& words = drawn.word;
     const bool chosen = kill_number % 2 == 0;
     Index saved = 0;  // the step of the last save that is known to have returned
     if (std::filesystem::exists(path)) {

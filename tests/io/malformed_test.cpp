@@ -60,7 +60,7 @@ std::map<std::string, std::vector<Case>> corpus() {
         std::uint64_t{1} << 62, (std::uint64_t{1} << 63) - 1, (std::uint64_t{1} << 63) - 8}) {
     add("size above the bound", sized(size, "{}"), "the header is too large");
   }
-  for (const std::uint64_t size : {3, 4, 10, 1000, 99'999'999, 100'000'000})
+  for (const std::uint64_t size : std::initializer_list<std::uint64_t>{3, 4, 10, 1000, 99'999'999, 100'000'000})
     add("header beyond the end", sized(size, "{}"), "the header reaches beyond the end of the file");
   add("header beyond the end", sized(1, ""), "the header reaches beyond the end of the file");
 

@@ -24,11 +24,13 @@ struct Sampling {
   std::uint64_t seed = 0;
 
   Status examine() const {
-    if (!(temperature >= 0)) return Error{Code::bad_argument, "Sampling::temperature must not be negative"};
+    if (!(temperature >= 0 && math::is_finite(temperature)))
+      return Error{Code::bad_argument, "Sampling::temperature must be a finite number and not negative"};
     if (top_k < 0) return Error{Code::bad_argument, "Sampling::top_k must not be negative", "sampling", top_k, 0};
     if (!(top_p > 0 && top_p <= 1)) return Error{Code::bad_argument, "Sampling::top_p must lie in (0, 1]"};
     if (!(min_p >= 0 && min_p <= 1)) return Error{Code::bad_argument, "Sampling::min_p must lie in [0, 1]"};
-    if (!(repetition_penalty > 0)) return Error{Code::bad_argument, "Sampling::repetition_penalty must be positive"};
+    if (!(repetition_penalty > 0 && math::is_finite(repetition_penalty)))
+      return Error{Code::bad_argument, "Sampling::repetition_penalty must be a finite number and positive"};
     return Done{};
   }
 };
@@ -42,6 +44,7 @@ class Sampler {
   template <class T>
   Result<std::int32_t> operator()(std::span<const T> logits, std::span<const std::int32_t> history, const Sampling& options,
                                   std::uint64_t sequence, std::uint64_t position) {
+    HYBRIDMOE_ASSERT(logits.size() == candidates_.size());
     std::fill(seen_.begin(), seen_.end(), char{0});
     if (options.repetition_penalty != 1)
       for (const std::int32_t token : history)
@@ -72,8 +75,8 @@ class Sampler {
     for (auto c = candidates_.begin(); c != end; ++c) total += c->probability = std::exp((c->logit - top) / options.temperature);
     double kept = 0;
     for (auto c = candidates_.begin(); c != end; ++c) {
-      if (c != candidates_.begin() &&
-          (kept >= options.top_p * total || c->probability < options.min_p * candidates_.front().probability)) {
+      if (c != candidates_.begin() && (kept >= options.top_p * total || c->probability == 0 ||
+                                       c->probability < options.min_p * candidates_.front().probability)) {
         end = c;
         break;
       }

@@ -42,10 +42,17 @@ class Session {
     if (options.rows != 0 && options.rows < options.sequences)
       return Error{Code::bad_argument, "SessionOptions::rows must hold a row of every sequence", "session", options.rows,
                    options.sequences};
-    Session session(model, options);
-    if (!session.states_ || !session.arena_ || !session.indices_ || !session.tokens_ || !session.logits_)
-      return Error{Code::out_of_memory, "no memory for the states of the sequences", "session", Error::unset,
-                   options.sequences * D::template state_stride<T>()};
+    if (!model) return Error{Code::bad_argument, "the model has no memory for its parameters", "session"};
+    constexpr Index host_bytes = D::vocab * static_cast<Index>(sizeof(T)) + D::context * static_cast<Index>(sizeof(Index));
+    constexpr Index most = (Index{1} << 47) / (D::template state_stride<T>() + host_bytes);  // beyond any machine's addresses
+    const Error out_of_memory{Code::out_of_memory, "no memory for the states of the sequences", "session", options.sequences,
+                              Error::unset};
+    if (options.sequences > most) return out_of_memory;
+    // The largest piece first, so that a request that is out of all proportion ends here.
+    exec::Buffer<Space> states(model.space(), options.sequences * D::template state_stride<T>());
+    if (!states) return out_of_memory;
+    Session session(model, options, std::move(states));
+    if (!session.arena_ || !session.indices_ || !session.tokens_ || !session.logits_) return out_of_memory;
     return Result<Session>(std::move(session));
   }
 
@@ -82,6 +89,7 @@ class Session {
 
   /// Makes `to` a copy of `from`: state, tokens and logits.
   void fork(Index from, Index to) {
+    if (from == to) return;
     const Index bytes = D::template state_stride<T>();
     exec::Memory<Space>::copy(model_->space(), states_.data() + to * bytes, states_.data() + from * bytes, bytes);
     std::copy_n(history_.begin() + from * D::context, length(from), history_.begin() + to * D::context);
@@ -93,11 +101,11 @@ class Session {
   const Model& model() const { return *model_; }
 
  private:
-  Session(const Model& model, const SessionOptions& options)
+  Session(const Model& model, const SessionOptions& options, exec::Buffer<Space> states)
       : model_(&model),
         options_(options),
-        rows_(options.rows > 0 ? options.rows : larger(D::chunk, options.sequences)),
-        states_(model.space(), options.sequences * D::template state_stride<T>()),
+        rows_(options.rows > 0 ? smaller(options.rows, options.sequences * D::chunk) : larger(D::chunk, options.sequences)),
+        states_(std::move(states)),
         arena_(model.space(), D::template workspace_bytes<T, typename Model::Storage>(Extent{rows_, options.sequences, false},
                                                                                       options.sequences)),
         indices_(model.space(),

@@ -45,6 +45,7 @@ class Trainer {
 
   /// Checks the options and takes all memory: nothing is allocated later.
   static Result<Trainer> create(Model& model, const Text& text, const Options& options) {
+    if (!model) return Error{Code::bad_argument, "the model has no memory for its parameters", "training"};
     if (options.batch < 1 || options.accumulate < 1)
       return Error{Code::bad_argument, "Options::batch and Options::accumulate must be at least 1"};
     if (options.length < 1 || options.length > D::context)
@@ -122,6 +123,8 @@ class Trainer {
     step_ = step;
     options_.schedule = schedule;
   }
+  /// Which parameters learn at which rate and decay.
+  const std::vector<Range>& groups() const { return ranges_; }
   /// What the data order depends on, and the model's pattern, for comparing runs.
   const Text& text() const { return *text_; }
   static std::string pattern() { return std::string(D::LayerPattern::text()) + " " + std::to_string(D::layer_count); }

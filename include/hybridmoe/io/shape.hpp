@@ -18,7 +18,9 @@ struct Shape {
   template <Index... extents>
   static constexpr Shape of() {
     static_assert(sizeof...(extents) <= most, "a tensor of a file has at most eight extents");
-    return {sizeof...(extents), {extents...}};
+    Shape shape;  // filled by a fold: nvcc loses an expansion in nested braces
+    ((shape.extent[to_size(shape.rank++)] = extents), ...);
+    return shape;
   }
   /// The product of the extents, taken from the left (a reader checks that this does not overflow).
   constexpr Index elements() const {

@@ -6,7 +6,6 @@
 #include <string>
 
 #include <hybridmoe/core/random.hpp>
-#include <hybridmoe/core/tensor.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 
@@ -29,11 +28,12 @@ constexpr std::uint64_t fingerprint() {
 /// The description as this compiler spells it, without the inline namespace: the same for every instruction set and mode.
 template <class Description>
 std::string description_text() {
-  const std::string_view known = type_text<Flat>();
-  const std::size_t end = known.find("::Flat"), begin = known.rfind("hybridmoe::", end) + 11;
   std::string text(type_text<typename Description::Description>());
-  if (begin >= end) return text;
-  const std::string inner(known.substr(begin, end + 2 - begin));
+  // The text begins with this function's own name, and so shows how the compiler spells the namespace.
+  const std::string_view outer = "hybridmoe::", function = "type_text";
+  const std::size_t begin = text.find(outer), end = text.find(function);
+  if (begin == std::string::npos || end == std::string::npos || begin + outer.size() >= end) return text;
+  const std::string inner = text.substr(begin + outer.size(), end - begin - outer.size());
   for (std::size_t at = text.find(inner); at != std::string::npos; at = text.find(inner, at)) text.erase(at, inner.size());
   return text;
 }

@@ -1,7 +1,8 @@
 #pragma once
 /// @file atomic_file.hpp
 /// Replacing a file so that at every moment, kill or power cut included, either the old or the new content is there, complete:
-/// a temporary file in the same directory is written, synced, renamed onto the file, and the directory is synced.
+/// a temporary file in the same directory is written, synced, renamed onto the file, and the directory is synced. The file is a
+/// new one each time: with the permissions of a new file, and in place of a symbolic link of that name, not behind it.
 
 #include <utility>
 

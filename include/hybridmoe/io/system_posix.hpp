@@ -16,7 +16,7 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 class PosixSystem final : public System {
  public:
   Handle open(const char* path, Access access) override {
-    int flags = O_CLOEXEC;
+    int flags = O_CLOEXEC | O_NOCTTY;
     if (access == Access::read) flags |= O_RDONLY | O_NONBLOCK;  // a named pipe must not make us wait for a writer
     if (access == Access::write) flags |= O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK;
     if (access == Access::directory) flags |= O_RDONLY | O_DIRECTORY;

@@ -77,8 +77,9 @@ struct Softmax {
       }
     }
 
-    static constexpr Index tiles =
-        ops::tiles_for(Mask::kept(Env::context, Env::chunk)) + (Mask::kept(Env::context, Env::chunk) < Env::context);
+    static constexpr Index kept = Mask::kept(Env::context, Env::chunk + Env::rewind);
+    static constexpr Index tiles = ops::tiles_for(kept) + (kept < Env::context);
+    static constexpr bool rewinds = true;  // keys lie at their positions, and the ring keeps Env::rewind more than are seen
 
     /// Keys and values of one sequence: all of the context, or a ring of the window and the longest chunk.
     template <class T>

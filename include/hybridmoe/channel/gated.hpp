@@ -16,7 +16,7 @@ struct GatedKernel {
   const T *x, *gate, *inner;
   T *scale, *y;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(rows, (block + 1) * gated_block);
     for (Index row = block * gated_block; row < end; ++row) {
       const T s = math::sigmoid(ops::dot(x + row * width, gate, width));
@@ -32,7 +32,7 @@ struct GatedBackwardKernel {
   const T *gate, *scale, *inner, *dy;
   T *dinner, *dgate, *dx;  // dgate: [rows], by g·x
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(rows, (block + 1) * gated_block);
     for (Index row = block * gated_block; row < end; ++row) {
       const T s = scale[row];

@@ -18,6 +18,7 @@ struct TensorFacts {
   Index offset = 0;  ///< first element within the flat parameters
   Index size = 0;
   bool matrix = false;  ///< of rank 2 or more
+  bool learned = true;  ///< its gradient is the loss's (Update::gradient)
 };
 
 /// What the laws ask of a layer's type.

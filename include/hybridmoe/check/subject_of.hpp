@@ -128,10 +128,10 @@ LayerFacts facts_of() {
   const auto p = std::make_unique<P>();
   const auto* const base = reinterpret_cast<const std::byte*>(p.get());
   Layer::visit(
-      [&](const Name& name, const Trait&, auto& tensor) {
+      [&](const Name& name, const Trait& trait, auto& tensor) {
         using Tensor = std::remove_reference_t<decltype(tensor)>;
         const Index offset = (reinterpret_cast<const std::byte*>(&tensor) - base) / static_cast<Index>(sizeof(T));
-        facts.tensors.push_back({name.text(), offset, Tensor::size, Tensor::rank > 1});
+        facts.tensors.push_back({name.text(), offset, Tensor::size, Tensor::rank > 1, trait.update == Update::gradient});
       },
       Name{}, *p);
   return facts;

@@ -35,6 +35,14 @@ enum class Start {
   softplus_inverse  ///< x with softplus(x) log-uniform in [a, b]: Mamba's step bias
 };
 
+/// How training changes a tensor. Backward leaves in the tensor's gradient what the rule needs.
+enum class Update {
+  gradient,  ///< by the optimizer, along the loss's gradient
+  sign,  ///< p −= rate·sign(g), then the mean of p is taken out; g is a measured error (a bias that balances a router's load)
+  integral,  ///< p −= rate·g; g is a measured error (an integral controller)
+  frozen     ///< never
+};
+
 /// What an optimizer and an initialiser must know about a tensor.
 struct Trait {
   Start start = Start::normal;
@@ -42,11 +50,19 @@ struct Trait {
   float b = 0.0f;
   bool decay = true;      ///< weight decay applies (matrices), or not (gains, biases, decays)
   bool residual = false;  ///< writes to the residual stream: its start is scaled by 1/√(2·layers)
+  Update update = Update::gradient;
+  float rate = 0;  ///< of Update::sign and Update::integral
 
-  static constexpr Trait weight(float deviation = 0.02f) { return {Start::normal, deviation, 0, true, false}; }
-  static constexpr Trait output(float deviation = 0.02f) { return {Start::normal, deviation, 0, true, true}; }
-  static constexpr Trait gain(float value = 1.0f) { return {Start::constant, value, 0, false, false}; }
-  static constexpr Trait bias() { return {Start::constant, 0, 0, false, false}; }
+  static constexpr Trait weight(float deviation = 0.02f) { return {.a = deviation}; }
+  static constexpr Trait output(float deviation = 0.02f) { return {.a = deviation, .residual = true}; }
+  static constexpr Trait gain(float value = 1.0f) { return {.start = Start::constant, .a = value, .decay = false}; }
+  static constexpr Trait bias() { return gain(0.0f); }
+  /// A value that a rule of its own changes.
+  static constexpr Trait controlled(Update update, float rate, float value = 0.0f) {
+    return {.start = Start::constant, .a = value, .decay = false, .update = update, .rate = rate};
+  }
+  /// Random numbers that nothing changes.
+  static constexpr Trait frozen(float deviation) { return {.a = deviation, .decay = false, .update = Update::frozen}; }
 };
 
 /// Scalars in a parameter struct of element type T.

@@ -10,6 +10,7 @@
 ///   forward(call, p, x, y, states, tape)           y is assigned
 ///   backward(call, p, x, tape, dy, dx, gradient)   dx and gradient are added to
 ///   workspace_bytes<T, Storage>(extent)            scratch that forward (and backward if extent.training) takes from the arena
+///   rewinds (optional, false if absent)   a state needs nothing but a smaller position to take Environment::rewind tokens back
 ///   accounting: causal, active_parameters(), flops_per_token(context), recurrent_elements, cache_elements_per_token(context)
 
 #include <concepts>
@@ -20,14 +21,16 @@
 #include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/core/visit.hpp>
 #include <hybridmoe/exec/space.hpp>
+#include <hybridmoe/layer/side.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 
 /// What the model tells a layer about itself.
 /// chunk: the longest piece of a sequence that one call with a state may carry (longer prompts are fed in pieces).
-template <Index width_, Index context_, Index chunk_ = 128>
+/// rewind: how many of its last tokens a sequence may take back; states keep as many rows more.
+template <Index width_, Index context_, Index chunk_ = 128, Index rewind_ = 0>
 struct Environment {
-  static constexpr Index width = width_, context = context_, chunk = chunk_;
+  static constexpr Index width = width_, context = context_, chunk = chunk_, rewind = rewind_;
 };
 
 /// Dropout of the call: rate 0 means none. The mask is a function of (key, layer, site, row, column).
@@ -47,6 +50,9 @@ struct Call {
   bool training = false;  ///< whole sequences with a tape, instead of states
   Noise noise{};
   double auxiliary = 0;  ///< scale of auxiliary losses' gradients (routers), 0 = off
+  double price = 0;      ///< the auxiliary loss of a forward FLOP of a row whose target is 0 (see price_of)
+  double progress = 1;   ///< the part of training that is done, for what changes on the way
+  Side side{};           ///< what sources give to layers
 
   /// The same call for a callee, with what is left of the scratch.
   HYBRIDMOE_FUNCTION Call with(const Arena& rest) const {
@@ -55,6 +61,13 @@ struct Call {
     return inner;
   }
 };
+
+/// The auxiliary loss per forward FLOP of a row with performance target q: price·(1 − q)². A layer that chooses how much to
+/// compute adds it, as a mean over the rows of a call, to its auxiliary losses.
+template <class T>
+HYBRIDMOE_FUNCTION T price_of(double price, T target) {
+  return static_cast<T>(price) * (T(1) - target) * (T(1) - target);
+}
 
 /// The states of one layer: state of slot s at base + s·stride. Null base: no state (training).
 template <class State>
@@ -88,6 +101,15 @@ struct Flops {
   /// A product with n weights: forward 2n; backward as much again for each of its two products.
   static constexpr Flops product(double n) { return {2 * n, 6 * n}; }
 };
+
+/// Whether a layer's state can be taken back by lowering the position alone.
+template <class L>
+constexpr bool rewinds = [] {
+  if constexpr (requires { L::rewinds; })
+    return bool(L::rewinds);
+  else
+    return std::is_empty_v<typename L::template State<float>>;
+}();
 
 /// Bytes of a state; an empty one takes none.
 template <class State>

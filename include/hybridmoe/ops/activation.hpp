@@ -104,7 +104,7 @@ struct ActivateKernel {
   Index rows;
   const T* x;
   T* h;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index first = item % Block::across * Block::columns, columns = smaller(Block::columns, width - first);
     const Index from = item / Block::across * Block::rows, end = smaller(rows, from + Block::rows);
     for (Index row = from; row < end; ++row) {
@@ -121,7 +121,7 @@ struct ActivateBackwardKernel {
   Index rows;
   const T* x;
   T* slope;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index first = item % Block::across * Block::columns, columns = smaller(Block::columns, width - first);
     const Index from = item / Block::across * Block::rows, end = smaller(rows, from + Block::rows);
     for (Index row = from; row < end; ++row) {
@@ -138,7 +138,7 @@ struct GateKernel {
   Index rows, stride;
   const T *gate, *up;
   T* h;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index first = item % Block::across * Block::columns, columns = smaller(Block::columns, width - first);
     const Index from = item / Block::across * Block::rows, end = smaller(rows, from + Block::rows);
     for (Index row = from; row < end; ++row) {
@@ -156,7 +156,7 @@ struct GateBackwardKernel {
   Index rows, stride;
   const T *gate, *up, *dh;
   T *dgate, *dup;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index first = item % Block::across * Block::columns, columns = smaller(Block::columns, width - first);
     const Index from = item / Block::across * Block::rows, end = smaller(rows, from + Block::rows);
     for (Index row = from; row < end; ++row) {

@@ -37,7 +37,7 @@ struct StoreHeads {
   T* ready;  ///< [rows, heads·size]
   KeyStores<T, size, kv_heads> stores;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index last = smaller(batch.rows, (item + 1) * head_rows);
     for (Index row = item * head_rows; row < last; ++row) {
       const Index sequence = batch.row_sequence[row], position = batch.row_position[row];
@@ -80,7 +80,7 @@ struct UnstoreHeads {
   T* d;        ///< [rows, heads·size]
   T* partial;  ///< [items, size] or null
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index last = smaller(batch.rows, (item + 1) * head_rows);
     T sum[size] = {};
     for (Index row = item * head_rows; row < last; ++row) {
@@ -105,7 +105,7 @@ struct SumPartials {
   const T* partial;
   T* total;
 
-  HYBRIDMOE_FUNCTION void operator()(Index) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
     for (Index item = 0; item < items; ++item)
       for (int i = 0; i < size; ++i) total[i] += partial[item * size + i];
   }

@@ -63,7 +63,7 @@ struct ConvolveKernel {
   Index state_stride;
   T* out;  ///< [rows, channels]
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index s = item / blocks, channel = item % blocks * block;
     if constexpr (channels % block == 0) {
       piece<block>(s, channel);
@@ -114,7 +114,7 @@ struct ConvolveBackwardKernel {
   Index d_stride;
   T* shares;  ///< [sequences, taps + 1, channels]: ∂ by each tap and by the bias
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index s = item / blocks, channel = item % blocks * block;
     if constexpr (channels % block == 0) {
       piece<block>(s, channel);
@@ -177,7 +177,7 @@ struct ConvolveShareKernel {
   Index sequences;
   const T* shares;
   T *d_weight, *d_bias;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index end = smaller(channels, (item + 1) * block);
     for (Index s = 0; s < sequences; ++s) {
       const T* const share = shares + s * (taps + 1) * channels;

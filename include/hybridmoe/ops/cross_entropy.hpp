@@ -16,7 +16,7 @@ struct CrossEntropy {
   double* loss;
   T scale;
 
-  HYBRIDMOE_FUNCTION void operator()(Index row) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index row) const {
     T* const z = logits + row * vocab;
     const Index t = target[row];
     T top = z[0];
@@ -46,7 +46,7 @@ struct SumInOrder {
   Index count;
   const double* value;
   double* total;
-  HYBRIDMOE_FUNCTION void operator()(Index) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
     double sum = 0;
     for (Index i = 0; i < count; ++i) sum += value[i];
     total[0] = sum;

@@ -19,7 +19,7 @@ struct CountExpertsKernel {
   const Index* expert;
   Index* before;  // [blocks, experts]
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     Index count[experts] = {};
     const Index end = smaller(rows, (block + 1) * dispatch_block);
     for (Index row = block * dispatch_block; row < end; ++row)
@@ -33,7 +33,7 @@ struct CountBeforeKernel {
   Index blocks;
   Index *before, *total;
 
-  HYBRIDMOE_FUNCTION void operator()(Index e) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index e) const {
     Index sum = 0;
     for (Index block = 0; block < blocks; ++block) {
       const Index count = before[block * experts + e];
@@ -50,7 +50,7 @@ struct FillPlacesKernel {
   const Index *expert, *before, *total;
   Index *offset, *source, *place;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     Index next[experts];
     Index sum = 0;
     for (Index e = 0; e < experts; ++e) {
@@ -101,7 +101,7 @@ struct GatherKernel {
   const T* x;
   T* gathered;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(*places, (block + 1) * move_block);
     for (Index at = block * move_block; at < end; ++at) {
       const T* from = x + source[at] * width;
@@ -116,7 +116,7 @@ struct ClearKernel {
   const Index* places;
   T* y;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(*places, (block + 1) * move_block);
     for (Index i = block * move_block * width; i < end * width; ++i) y[i] = 0;
   }
@@ -130,7 +130,7 @@ struct CombineKernel {
   const T* out;
   T* y;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(rows, (block + 1) * move_block);
     for (Index row = block * move_block; row < end; ++row) {
       T* to = y + row * width;
@@ -152,7 +152,7 @@ struct CombineBackwardKernel {
   const T *weight, *out, *dy;
   T *dout, *dweight;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(rows, (block + 1) * move_block);
     for (Index row = block * move_block; row < end; ++row) {
       const T* from = dy + row * width;

@@ -21,7 +21,7 @@ inline constexpr Index mask_columns = 128;
 
 /// factor[j] = 0 or 1/(1−rate) for columns column … column+127 of a row.
 template <class T>
-HYBRIDMOE_FUNCTION void draw_mask(const DropoutMask& mask, Index row, Index column, T* factor) {
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void draw_mask(const DropoutMask& mask, Index row, Index column, T* factor) {
   constexpr int lanes = 16;
   std::uint32_t w0[lanes], w1[lanes], w2[lanes], w3[lanes];
   for (int i = 0; i < lanes; ++i) {
@@ -70,7 +70,7 @@ struct AddDropped {
   T* y;
   DropoutMask mask;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index last = smaller(rows, (item + 1) * dropout_rows);
     for (Index row = item * dropout_rows; row < last; ++row)
       for (Index column = 0; column < width; column += mask_columns) {

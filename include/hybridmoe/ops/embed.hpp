@@ -19,7 +19,7 @@ struct Embed {
   const T* positions;
   T* y;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index last = smaller(batch.rows, (item + 1) * embed_rows);
     for (Index row = item * embed_rows; row < last; ++row) {
       const Index v = token[row];
@@ -48,7 +48,7 @@ struct ScatterRows {
   const T* d;
   T* table_gradient;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index low = table_rows * item / ranges, high = table_rows * (item + 1) / ranges;
     if (low == high) return;
     for (Index row = 0; row < rows; ++row) {
@@ -65,7 +65,7 @@ struct SelectRows {
   const T* x;
   const Index* row;
   T* y;
-  HYBRIDMOE_FUNCTION void operator()(Index i) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index i) const {
     for (Index j = 0; j < width; ++j) y[i * width + j] = x[row[i] * width + j];
   }
 };

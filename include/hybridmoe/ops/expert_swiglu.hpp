@@ -25,7 +25,7 @@ struct ExpertSwiGluKernel {
   const T *gate, *up;
   T* h;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(*rows, (block + 1) * expert_swiglu_block);
     for (Index row = block * expert_swiglu_block; row < end; ++row) along<hidden>(*this, row * hidden);
   }
@@ -43,7 +43,7 @@ struct ExpertSwiGluBackwardKernel {
   const T *gate, *up, *dh;
   T *dgate, *dup;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(*rows, (block + 1) * expert_swiglu_block);
     for (Index row = block * expert_swiglu_block; row < end; ++row) along<hidden>(*this, row * hidden);
   }

@@ -14,7 +14,7 @@ template <class T>
 struct ZeroKernel {
   Index count;
   T* to;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index last = smaller(count, (item + 1) * fill_block);
     for (Index i = item * fill_block; i < last; ++i) to[i] = T(0);
   }
@@ -25,7 +25,7 @@ struct CopyKernel {
   Index count;
   const T* from;
   T* to;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index last = smaller(count, (item + 1) * fill_block);
     for (Index i = item * fill_block; i < last; ++i) to[i] = from[i];
   }
@@ -36,7 +36,7 @@ struct AddKernel {
   Index count;
   const T* from;
   T* to;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index last = smaller(count, (item + 1) * fill_block);
     for (Index i = item * fill_block; i < last; ++i) to[i] += from[i];
   }

@@ -16,7 +16,7 @@ struct SiluGateKernel {
   Index rows;
   Strided<const T> x, z;
   Strided<T> gated;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index end = smaller(rows, (item + 1) * gate_rows<width>);
     for (Index r = item * gate_rows<width>; r < end; ++r) {
       const T *const a = x.data + r * x.stride, *const b = z.data + r * z.stride;
@@ -31,7 +31,7 @@ struct SiluGateBackwardKernel {
   Index rows;
   Strided<const T> x, z, d_gated;
   Strided<T> dx, dz;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index end = smaller(rows, (item + 1) * gate_rows<width>);
     for (Index r = item * gate_rows<width>; r < end; ++r) {
       const T *const a = x.data + r * x.stride, *const b = z.data + r * z.stride, *const d = d_gated.data + r * d_gated.stride;

@@ -87,7 +87,7 @@ struct NormForwardKernel {
   Strided<T> y;
   NormTape<T> tape;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     constexpr Index block = norm_rows<size * per_row>;
     const Index end = smaller(rows, (item + 1) * block);
     for (Index row = item * block; row < end; ++row) {
@@ -136,7 +136,7 @@ struct NormBackwardKernel {
   T* weight_share;  ///< [blocks, gains·size], or null
   T* bias_share;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     constexpr Index block = norm_rows<size * per_row>, columns = gains * size;
     T* const weight = weight_share == nullptr ? nullptr : weight_share + item * columns;
     T* const bias = bias_share == nullptr ? nullptr : bias_share + item * columns;
@@ -197,7 +197,7 @@ struct SharesKernel {
   Index blocks;
   const T* share;
   T* sum;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index first = item * block, end = smaller(columns, first + block);
     for (Index b = 0; b < blocks; ++b) {
       for (Index c = first; c < end; ++c) sum[c] += share[b * columns + c];

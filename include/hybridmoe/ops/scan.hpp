@@ -45,7 +45,7 @@ struct ScanScoreKernel {
   T* turned;           ///< [slots, groups, state, chunk] Bᵀ
   T* scores;           ///< [rows, groups, chunk]
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     constexpr int length = Sizes::chunk, block = Sizes::block;
     const Index group = item % Sizes::groups, k = item / Sizes::groups % chunks, s = item / Sizes::groups / chunks;
     const Chunk chunk = Chunk::at(batch, s, k, state != nullptr);
@@ -85,7 +85,7 @@ struct ScanKernel {
   T* matrix;  ///< [slots, heads, state, head] the matrix at each chunk's begin, without states
   T* y;       ///< [rows, heads, head]
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index s = item / Sizes::heads;
     const int h = static_cast<int>(item % Sizes::heads);
     const bool stateful = state != nullptr;
@@ -173,7 +173,7 @@ struct ScanKeepKernel {
   Index state_stride;
   const T* turned;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index s = item / Sizes::groups, group = item % Sizes::groups;
     const Index rows = batch.begin[s + 1] - batch.begin[s], start = batch.start[s];
     if (rows == 0) return;

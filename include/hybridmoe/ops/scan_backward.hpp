@@ -35,7 +35,7 @@ struct ScanCarryKernel {
   const T* dy;  ///< [rows, heads, head]
   T* carried;   ///< [slots, heads, state, head]
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index s = item / Sizes::heads;
     const int h = static_cast<int>(item % Sizes::heads);
     const Index rows = batch.begin[s + 1] - batch.begin[s], last = divide_up(rows, length) - 1;
@@ -106,7 +106,7 @@ struct ScanGradientKernel {
     T kept[length], beyond[length], whole;  // decay since the chunk's begin, until its end, over all of it
   };
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const int group = static_cast<int>(item % Sizes::groups);
     const Index k = item / Sizes::groups % chunks, s = item / Sizes::groups / chunks;
     const Chunk chunk = Chunk::at(batch, s, k, false);
@@ -307,7 +307,7 @@ struct ScanSumKernel {
   Batch batch;
   const T* partials;
   ScanGradient<T> gradient;
-  HYBRIDMOE_FUNCTION void operator()(Index) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
     for (Index s = 0; s < batch.sequences; ++s) {
       const Index chunks = divide_up(batch.begin[s + 1] - batch.begin[s], Sizes::chunk);
       for (Index k = 0; k < chunks; ++k) {

@@ -26,7 +26,7 @@ struct VisibleLanes {
 /// The scores of one query row against one tile become weights: softmax with a running maximum.
 /// On return weight[j] = e^{s_j − maximum}, 0 where masked; the caller scales its sums by the returned factor.
 template <class T>
-HYBRIDMOE_FUNCTION T soften(T* score, VisibleLanes visible, T& maximum, T& total) {
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften(T* score, VisibleLanes visible, T& maximum, T& total) {
   constexpr int lanes = 8;
   T top[lanes];
   for (int i = 0; i < lanes; ++i) top[i] = math::lowest<T>;
@@ -70,7 +70,7 @@ struct SoftmaxAttention {
   HYBRIDMOE_FUNCTION static Index blocks(const Batch& b) { return divide_up(b.longest, block); }
   HYBRIDMOE_FUNCTION static Index items(const Batch& b) { return b.sequences * kv_heads * blocks(b); }
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index chunk = item % blocks(batch), head = item / blocks(batch) % kv_heads, sequence = item / blocks(batch) / kv_heads;
     const Index begin = batch.begin[sequence];
     const Index row0 = begin + chunk * block, row1 = smaller(row0 + block, batch.begin[sequence + 1]);

@@ -27,7 +27,7 @@ struct SoftmaxAttentionBackward {
 
   HYBRIDMOE_FUNCTION static Index items(const Batch& b) { return b.sequences * kv_heads; }
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index head = item % kv_heads, sequence = item / kv_heads;
     const Index begin = batch.begin[sequence], length = batch.begin[sequence + 1] - begin;
     const KeyStore<T, size> store = stores.of(sequence, begin, 0);

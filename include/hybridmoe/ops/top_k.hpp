@@ -10,7 +10,7 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 /// chosen[0 … k) = the numbers of the k highest of score[0 … count), ascending; of equal scores the lower number is taken.
 /// 0 ≤ k ≤ most, k ≤ count. Whatever the scores (NaN too), k different valid numbers come out.
 template <Index most, class T>
-HYBRIDMOE_FUNCTION inline void top_k(const T* score, Index count, Index k, Index* chosen) {
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void top_k(const T* score, Index count, Index k, Index* chosen) {
   if (k <= 0) return;
   T kept[most] = {};  // the best so far, highest first; a later equal score stays behind an earlier one
   Index filled = 0;
@@ -43,11 +43,11 @@ struct ChooseSoftmaxKernel {
   Index* expert;
   T *weight, *probability, *log_sum;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(rows, (block + 1) * choice_block);
     for (Index row = block * choice_block; row < end; ++row) choose(row);
   }
-  HYBRIDMOE_FUNCTION void choose(Index row) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void choose(Index row) const {
     const T* s = score + row * count;
     Index* chosen = expert + row * most;
     T* w = weight + row * most;
@@ -80,7 +80,7 @@ struct ChooseSoftmaxBackwardKernel {
   const T *weight, *probability, *dweight;
   T* dscore;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(rows, (block + 1) * choice_block);
     for (Index row = block * choice_block; row < end; ++row) {
       const Index* chosen = expert + row * most;

@@ -21,7 +21,7 @@ struct BalanceSumKernel {
   const T *probability, *log_sum;
   T* partial;  // [blocks, 2·count + 1]: rows that chose e, Σ probability of e, Σ log_sum²
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     T sum[2 * count + 1] = {};
     const Index end = smaller(rows, (block + 1) * balance_block);
     for (Index row = block * balance_block; row < end; ++row) {
@@ -40,7 +40,7 @@ struct BalanceTotalKernel {
   const T* partial;
   T *load, *value;
 
-  HYBRIDMOE_FUNCTION void operator()(Index) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
     T sum[2 * count + 1] = {};
     for (Index block = 0; block < blocks; ++block)
       for (Index i = 0; i < 2 * count + 1; ++i) sum[i] += partial[block * (2 * count + 1) + i];
@@ -61,7 +61,7 @@ struct BalanceBackwardKernel {
   const T *probability, *log_sum, *load;
   T* dscore;
 
-  HYBRIDMOE_FUNCTION void operator()(Index block) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     const Index end = smaller(rows, (block + 1) * balance_block);
     for (Index row = block * balance_block; row < end; ++row) {
       const T* p = probability + row * count;

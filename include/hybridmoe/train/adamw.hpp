@@ -65,7 +65,7 @@ struct AdamWKernel {
   T *p, *m, *v;
   T beta1, beta2, epsilon, rate, decay, scale, correction1, correction2;  ///< corrections: 1/(1−βᵢ^step)
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index last = smaller(count, (item + 1) * update_block);
     for (Index i = item * update_block; i < last; ++i) {
       const T g = gradient[i] * scale;
@@ -84,7 +84,7 @@ struct SquareSums {
   const T* gradient;
   double* partial;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index first = item * update_block, last = smaller(count, first + update_block), whole = first + (last - first) / 8 * 8;
     double lane[8] = {};
     for (Index i = first; i < whole; i += 8)

@@ -12,7 +12,7 @@ struct PeakKernel {
   static constexpr int depth = 128;
   static constexpr Index repeats = 2000;
   float* out;
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     float a[12 * depth], b[depth * 32], c[12 * 32] = {};
     for (int i = 0; i < 12 * depth; ++i) a[i] = 1e-3f;
     for (int i = 0; i < depth * 32; ++i) b[i] = 1e-3f;

@@ -69,7 +69,7 @@ struct TransposeKernel {
   const Index* offset;  ///< groups without rows are left out; null: one group
   T* panels;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index group = first_group + item / count, column = (first + item % count) * panel_width;
     if (offset != nullptr && offset[group] == offset[group + 1]) return;
     transpose_panel(weights + (group * out + column) * in, smaller(panel_width, out - column), in, in,
@@ -88,7 +88,7 @@ struct StripKernel {
   T* panels;
 
   HYBRIDMOE_FUNCTION static constexpr Index items(Index depth, Index groups) { return groups * divide_up(depth, rows_per_item); }
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index items_of_group = divide_up(depth, rows_per_item);
     const Index group = item / items_of_group, from = item % items_of_group * rows_per_item;
     if (offset != nullptr && offset[first_group + group] == offset[first_group + group + 1]) return;

@@ -100,7 +100,7 @@ struct ProductKernel {
     return row_items * panel_items;
   }
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     // What is read again by the next item is the smaller of weights and rows.
     const bool panels_first = rows > columns && offset == nullptr;
     const Index row_item = panels_first ? item / panel_items : item % row_items;
@@ -140,7 +140,7 @@ struct WeightGradientKernel {
     return row_parts * panel_items;
   }
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Parts parts(out, row_block);
     const Index panel_item = item % panel_items, part = item / panel_items % parts.count;
     const Index group = item / panel_items / parts.count;
@@ -194,7 +194,7 @@ struct ColumnSumKernel {
   const T* matrix;
   T* sum;
 
-  HYBRIDMOE_FUNCTION void operator()(Index item) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index from = item * columns_per_item, count = smaller(columns_per_item, columns - from);
     T partial[columns_per_item] = {};
     for (Index row = 0; row < rows; ++row) {

@@ -1,0 +1,118 @@
+#pragma once
+/// @file side.hpp
+/// What a layer may read beside the residual stream: named streams of values per row, made by a model's sources
+/// (layer/source.hpp) before the stack runs, each with a place where layers add its gradient. A stream that nobody provides is
+/// absent, and a layer then takes the neutral value that it documents: so each layer works alone, in any model.
+
+#include <hybridmoe/core/index.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI {
+
+/// The streams of the library. `number` is a stream's place in Side; numbers from `own` on are for users' streams.
+namespace stream {
+
+/// c in (0, 1): how much a row gains from computing. [rows, 1]
+struct Complexity {
+  static constexpr int number = 0;
+};
+/// What a controller decided for every layer and row: [rows, fields·layers + scales]; see Decision. Neutral: 1, norm 0.
+struct Decisions {
+  static constexpr int number = 1;
+};
+/// Vectors of the last closed phrase and sentence before each row, zeros before the first: [rows, 2·segment width].
+struct Context {
+  static constexpr int number = 2;
+};
+/// Closed segments of each sequence. Its value is one structure (embedding/), not an array by rows.
+struct Segments {
+  static constexpr int number = 3;
+};
+/// The compute budget in [0, 1] of each row: [rows, 1]; given by the caller. Neutral: 1. Has no gradient.
+struct Budget {
+  static constexpr int number = 4;
+};
+/// The performance target in [0, 1] of each row (1: spend the budget): [rows, 1]; given by the caller. Neutral: 1. Has no
+/// gradient.
+struct Target {
+  static constexpr int number = 5;
+};
+
+inline constexpr int own = 8;     ///< the first number that is free for users
+inline constexpr int count = 12;  ///< how many streams there may be
+
+}  // namespace stream
+
+/// Where a layer's decisions lie in a row of stream::Decisions: at layer·fields + one of these. The scales' emphasis follows the
+/// last layer's: at layers·fields + scale.
+struct Decision {
+  static constexpr Index window = 0;      ///< in (0, 1): how much of the window that the budget allows
+  static constexpr Index experts = 1;     ///< in (0, 1): how many of the experts that the budget allows
+  static constexpr Index slices = 2;      ///< in (0, 1): how much of the shared expert that the budget allows
+  static constexpr Index key_tokens = 3;  ///< in [0, 1]: weight of key tokens in an adaptive attention layer
+  static constexpr Index global = 4;      ///< in [0, 1]: weight of all tokens in an adaptive attention layer
+  static constexpr Index norm = 5;        ///< added to the normalisation strength before its squashing
+  static constexpr Index fields = 6;
+  static constexpr Index scales = 3;  ///< phrase, sentence, paragraph
+};
+
+/// What layers used, for accounting and controllers: written, not read, by layers. [rows, fields·layers], at layer·fields + one
+/// of these.
+struct Used {
+  static constexpr Index experts = 0;     ///< how many routed experts the row went through
+  static constexpr Index weight = 1;      ///< the sum of their weights
+  static constexpr Index slices = 2;      ///< how many slices of the shared expert, as the real number that was decided
+  static constexpr Index window = 3;      ///< the window's size in keys, as the real number that was decided
+  static constexpr Index key_tokens = 4;  ///< weight of key tokens
+  static constexpr Index global = 5;      ///< weight of all tokens
+  static constexpr Index fields = 6;
+};
+
+/// A stream as kernels see it. Absent if `value` is null.
+template <class T>
+struct StreamRows {
+  const T* value = nullptr;  ///< [rows, width]
+  T* gradient = nullptr;     ///< [rows, width], added to in backward; null where nobody wants it
+  Index width = 0;
+
+  HYBRIDMOE_FUNCTION explicit operator bool() const { return value != nullptr; }
+  /// Element `column` of a row, or `otherwise` where the stream is absent.
+  HYBRIDMOE_FUNCTION T at(Index row, Index column, T otherwise) const {
+    return value == nullptr ? otherwise : value[row * width + column];
+  }
+  HYBRIDMOE_FUNCTION void add_gradient(Index row, Index column, T d) const {
+    if (gradient != nullptr) gradient[row * width + column] += d;
+  }
+};
+
+/// The streams of a call, and where use is reported.
+struct Side {
+  const void* value[stream::count] = {};
+  void* gradient[stream::count] = {};
+  Index width[stream::count] = {};
+  void* used = nullptr;  ///< [rows, used_width] of the call's number type, or null: nobody asks
+  Index used_width = 0;
+
+  template <class Stream, class T>
+  HYBRIDMOE_FUNCTION void set(const T* values, T* gradients, Index columns) {
+    value[Stream::number] = values;
+    gradient[Stream::number] = gradients;
+    width[Stream::number] = columns;
+  }
+  template <class Stream, class T>
+  HYBRIDMOE_FUNCTION StreamRows<T> rows() const {
+    constexpr int n = Stream::number;
+    return {static_cast<const T*>(value[n]), static_cast<T*>(gradient[n]), width[n]};
+  }
+  /// A stream that is one structure: null where absent.
+  template <class Stream, class Structure>
+  HYBRIDMOE_FUNCTION const Structure* structure() const {
+    return static_cast<const Structure*>(value[Stream::number]);
+  }
+  /// Where `layer` reports field `field` of row 0, rows used_width apart; null: nobody asks.
+  template <class T>
+  HYBRIDMOE_FUNCTION T* report(Index layer, Index field) const {
+    return used == nullptr ? nullptr : static_cast<T*>(used) + layer * Used::fields + field;
+  }
+};
+
+}  // namespace hybridmoe

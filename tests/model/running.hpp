@@ -108,9 +108,8 @@ class TrainingRun {
 
     // The plan's constructor finds everything again. Logits do not survive the call: the head's product is made once more.
     hybridmoe::Arena arena{memory.data(), memory.end()};
-    const typename D::template TrainingPlan<T> s(
-        arena, extent,
-        how.recompute ? 0 : D::Layers::template all_tape_bytes<T>(D::template layers<T, hybridmoe::Flat>(), extent));
+    const typename D::template TrainingPlan<T> s(arena, extent, D::layer_count,
+                                                 how.recompute ? 0 : D::Layers::template all_tape_bytes<T>(D::layout(), extent));
     logits.assign(to_size(rows() * D::vocab), T(0));
     std::vector<T> normed(s.normed, s.normed + rows() * D::width);
     const auto& p = *reinterpret_cast<const typename D::template Parameters<T, hybridmoe::Flat>*>(parameters.data());

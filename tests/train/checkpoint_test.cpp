@@ -181,8 +181,8 @@ TEST_CASE("a checkpoint of another run is refused with all that differs") {
   auto heads = trainer_of(heads_model, text, dense_options);
   refuses(heads.value(), path, hm::Code::file_mismatch, {"description: the checkpoint has"});
   using io::checkpoint_detail::costs_text, io::checkpoint_detail::description_setting;
-  CHECK(costs_text<OtherWindow>() != costs_text<Dense>());
-  CHECK(description_setting<OtherWindow>() != description_setting<Dense>());
+  CHECK(costs_text<OtherWindow::Core>(OtherWindow::layout()) != costs_text<Dense::Core>(Dense::layout()));
+  CHECK(description_setting(hm::description_text<OtherWindow>()) != description_setting(hm::description_text<Dense>()));
   // Neither instruction sets nor exceptions are part of a description.
   CHECK(hm::description_text<Dense>().find("v0_") == std::string::npos);
 }

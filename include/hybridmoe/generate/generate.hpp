@@ -16,8 +16,9 @@ struct Request {
 /// Generates for requests.size() sequences 0, 1, … of the session at once (they start afresh). on_token(sequence, token) gets
 /// every new token as it comes and returns whether that sequence goes on. A sequence that reaches the end of the context under
 /// EndOfContext::error ends the call with that error; tokens delivered so far stay valid.
-template <class Model, class OnToken>
-Status generate(Session<Model>& session, std::span<const Request> requests, const Sampling& sampling, OnToken&& on_token) {
+template <class Language, class T, class Space, class Storage, class OnToken>
+Status generate(SessionCore<Language, T, Space, Storage>& session, std::span<const Request> requests, const Sampling& sampling,
+                OnToken&& on_token) {
   const auto count = requests.size();
   if (to_index(count) > session.sequences())
     return Error{Code::bad_argument, "more requests than the session has sequences", "generate", to_index(count),
@@ -34,7 +35,7 @@ Status generate(Session<Model>& session, std::span<const Request> requests, cons
     left[i] = requests[i].tokens;
     if (left[i] > 0) pieces.push_back({to_index(i), requests[i].prompt});
   }
-  Sampler sampler(Model::Description::vocab);
+  Sampler sampler(Language::vocab);
   while (!pieces.empty()) {
     if (Status fed = session.feed(std::span<const Piece>(pieces)); !fed) return fed;
     std::size_t kept = 0;
@@ -53,8 +54,9 @@ Status generate(Session<Model>& session, std::span<const Request> requests, cons
 }
 
 /// One sequence. on_token(token) returns whether to go on.
-template <class Model, class OnToken>
-Status generate(Session<Model>& session, const Request& request, const Sampling& sampling, OnToken&& on_token) {
+template <class Language, class T, class Space, class Storage, class OnToken>
+Status generate(SessionCore<Language, T, Space, Storage>& session, const Request& request, const Sampling& sampling,
+                OnToken&& on_token) {
   return generate(session, std::span<const Request>(&request, 1), sampling,
                   [&on_token](Index, std::int32_t token) { return on_token(token); });
 }

@@ -18,9 +18,9 @@ namespace checkpoint_detail {
 inline constexpr std::string_view format = "hybridmoe checkpoint 2";
 
 /// All of a flat buffer's tensors as a list, names after `prefix`.
-template <class D, class T, class List>
-void list_tensors(List& list, std::string_view prefix, auto* buffer) {
-  D::template visit<T, Flat>(list, Name{nullptr, prefix, -1}, buffer);
+template <class Language, class T, class List>
+void list_tensors(const Layout& layout, List& list, std::string_view prefix, auto* buffer) {
+  Language::template visit<T, Flat>(layout, list, Name{nullptr, prefix, -1}, buffer);
 }
 
 /// A double without loss.
@@ -31,31 +31,40 @@ inline std::string exact(double value) {
 }
 
 /// What distinguishes models whose tensors may have the same shapes: windows, experts per token, contexts.
-template <class D>
-std::string costs_text() {
-  using Cost = Account<D>;
-  const Spread active = Cost::active_parameters();
-  std::string text = numbered("vocabulary ", D::vocab) + numbered(", width ", D::width) + numbered(", context ", D::context);
-  text += numbered(", parameters ", Cost::parameters()) + numbered(", active ", active.least) + numbered(" to ", active.most);
-  text += numbered(", cache bytes ", Cost::template cache_bytes<float>(D::context));
-  return text + ", operations " + exact(Cost::flops_per_token(D::context).training);
+template <class Language>
+std::string costs_text(const Layout& layout) {
+  using Cost = CoreAccount<Language>;
+  const Spread active = Cost::active_parameters(layout);
+  const Index cache = layout.sum(Cost::layer_cache(Language::context)) * static_cast<Index>(sizeof(float));
+  std::string text = numbered("vocabulary ", Language::vocab) + numbered(", width ", Language::width);
+  text += numbered(", context ", Language::context);
+  text += numbered(", parameters ", Language::template buffer_elements<float, Flat>(layout));
+  text += numbered(", active ", active.least) + numbered(" to ", active.most) + numbered(", cache bytes ", cache);
+  return text + ", operations " + exact(Cost::flops_per_token(layout, Language::context).training);
 }
 
 /// Everything else (heads, encodings, norms): the whole description, as far as one compiler can compare it.
 inline constexpr std::string_view description_key = "description";
-template <class D>
-std::string description_setting() {
-  return compiler_text() + ": " + std::to_string(random::hash(description_text<D>()));
+inline std::string description_setting(const std::string& description) {
+  return compiler_text() + ": " + std::to_string(random::hash(description));
 }
 inline bool same_compiler(std::string_view a, std::string_view b) {
   return a.substr(0, a.rfind(": ")) == b.substr(0, b.rfind(": "));
 }
 
-/// The groups of parameters, as the rule made them.
+/// What only the model's type knows.
+struct Identity {
+  std::string pattern, description;
+};
 template <class Trainer>
-std::string groups_text(const Trainer& trainer) {
+Identity identity() {
+  return {Trainer::pattern(), description_text<typename Trainer::D>()};
+}
+
+/// The groups of parameters, as the rule made them.
+inline std::string groups_text(const std::vector<train::Range>& ranges) {
   std::string text;
-  for (const train::Range& range : trainer.groups()) {
+  for (const train::Range& range : ranges) {
     text += numbered(" ", range.begin) + numbered(" ", range.end);
     text += " " + exact(range.group.rate) + " " + exact(range.group.decay);
   }
@@ -63,8 +72,9 @@ std::string groups_text(const Trainer& trainer) {
 }
 
 /// The settings that must be the same for training to go on bit for bit, as {name, text}.
-template <class Trainer>
-std::vector<std::pair<std::string_view, std::string>> settings(const Trainer& trainer) {
+template <class Language, class T, class Space>
+std::vector<std::pair<std::string_view, std::string>> settings(const train::TrainerCore<Language, T, Space>& trainer,
+                                                               const Identity& model) {
   const train::Options& o = trainer.options();
   return {{"batch", std::to_string(o.batch)},
           {"length", std::to_string(o.length)},
@@ -77,10 +87,10 @@ std::vector<std::pair<std::string_view, std::string>> settings(const Trainer& tr
           {"beta2", exact(o.optimizer.beta2)},
           {"epsilon", exact(o.optimizer.epsilon)},
           {"weight_decay", exact(o.optimizer.weight_decay)},
-          {"groups", groups_text(trainer)},
-          {"pattern", trainer.pattern()},
-          {"model", costs_text<typename Trainer::D>()},
-          {description_key, description_setting<typename Trainer::D>()},
+          {"groups", groups_text(trainer.groups())},
+          {"pattern", model.pattern},
+          {"model", costs_text<Language>(trainer.model().layout())},
+          {description_key, description_setting(model.description)},
           {"text", std::to_string(trainer.text().fingerprint())}};
 }
 
@@ -106,16 +116,96 @@ inline bool parse_number(std::string_view text, Index& value) {
   return true;
 }
 
+/// The three buffers of a trainer in host memory: weights and both moments.
+template <class T>
+struct Buffers {
+  std::vector<T> weights, first, second;
+  explicit Buffers(Index elements) : weights(to_size(elements)), first(to_size(elements)), second(to_size(elements)) {}
+
+  /// All their tensors, of a TensorList or a ConstTensorList.
+  template <class Language, class List, class Element>
+  List list(const Layout& layout) {
+    List list;
+    list_tensors<Language, T>(layout, list, {}, static_cast<Element*>(weights.data()));
+    list_tensors<Language, T>(layout, list, "optimizer.first", static_cast<Element*>(first.data()));
+    list_tensors<Language, T>(layout, list, "optimizer.second", static_cast<Element*>(second.data()));
+    return list;
+  }
+};
+
+template <class Language, class T, class Space>
+Status save(const train::TrainerCore<Language, T, Space>& trainer, const Identity& model, std::string path, System& system) {
+  Buffers<T> host(trainer.model().size());
+  trainer.model().download(host.weights.data());
+  trainer.first_moment().copy_out(host.first.data(), trainer.model().size_bytes());
+  trainer.second_moment().copy_out(host.second.data(), trainer.model().size_bytes());
+  SafetensorsWriter writer;
+  const auto list = host.template list<Language, ConstTensorList, const T>(trainer.model().layout());
+  writer.add(list);
+  writer.metadata("checkpoint", format);
+  writer.metadata("step", std::to_string(trainer.steps_done()));
+  writer.metadata("schedule", schedule_text(trainer.options().schedule));
+  for (const auto& [name, value] : settings(trainer, model)) writer.metadata(name, value);
+  return writer.write(std::move(path), Checksums::whole_file, system);
+}
+
+/// Whether a file belongs to a run with the same settings; an error lists those that differ, and tensors that do not fit.
+template <class Language, class T, class Space>
+Status same_run(const SafetensorsFile& file, const TensorList& list, const train::TrainerCore<Language, T, Space>& trainer,
+                const Identity& model) {
+  std::string differences;
+  for (const auto& [name, value] : settings(trainer, model)) {
+    const std::string_view stored = file.metadata(name).value_or("(absent)");
+    if (stored == value) continue;
+    if (name == description_key && !same_compiler(stored, value)) continue;
+    differences += std::string(name) + ": the checkpoint has " + std::string(stored) + ", this run " + value + "\n";
+  }
+  if (differences.empty()) return Done{};
+  Result<std::vector<FileTensor>> layout = file_layout(list, own_names);
+  if (!layout) return std::move(layout).error();
+  if (const Status fits = compare(file, list, own_names, *layout); !fits) differences += fits.error().detail;
+  return Error{.code = Code::file_mismatch,
+               .what = "the checkpoint belongs to a run with other settings",
+               .where = file.path(),
+               .detail = std::move(differences)};
+}
+
+template <class Language, class T, class Space>
+Status load(train::TrainerCore<Language, T, Space>& trainer, const Identity& model, std::string path, System& system) {
+  Result<SafetensorsFile> opened = SafetensorsFile::open(std::move(path), system);
+  if (!opened) return std::move(opened).error();
+  const SafetensorsFile& file = *opened;
+  if (file.metadata("checkpoint") != format)
+    return Error{.code = Code::file_mismatch,
+                 .what = "this is not a training checkpoint of this version",
+                 .where = file.path(),
+                 .detail = "its \"checkpoint\" entry is \"" + std::string(file.metadata("checkpoint").value_or("")) + "\""};
+  Buffers<T> host(trainer.model().size());
+  const auto list = host.template list<Language, TensorList, T>(trainer.model().layout());
+  if (Status same = same_run(file, list, trainer, model); !same) return same;
+  Index step = 0;
+  train::Schedule schedule = trainer.options().schedule;
+  if (!parse_number(file.metadata("step").value_or(""), step) ||
+      !parse_schedule(std::string(file.metadata("schedule").value_or("")), schedule))
+    return Error{.code = Code::file_damaged, .what = "the checkpoint's step or schedule is unreadable", .where = file.path()};
+  if (Status loaded = load_tensors(file, list, own_names); !loaded) return loaded;
+  if (Status sound = file.compare_checksum(); !sound) return sound;
+  trainer.model().upload(host.weights.data());
+  trainer.first_moment().copy_in(host.first.data(), trainer.model().size_bytes());
+  trainer.second_moment().copy_in(host.second.data(), trainer.model().size_bytes());
+  trainer.resume_at(step, schedule);
+  return Done{};
+}
+
 }  // namespace checkpoint_detail
 
 /// Writes the weights of a Flat model under their names.
-template <class Model>
-Status save_weights(const Model& model, std::string path, System& system = default_system()) {
-  using T = typename Model::Element;
-  std::vector<T> host(to_size(Model::elements));
+template <class Language, class T, class Space>
+Status save_weights(const ModelCore<Language, T, Space, Flat>& model, std::string path, System& system = default_system()) {
+  std::vector<T> host(to_size(model.size()));
   model.download(host.data());
   ConstTensorList list;
-  checkpoint_detail::list_tensors<typename Model::Description, T>(list, {}, static_cast<const T*>(host.data()));
+  checkpoint_detail::list_tensors<Language, T>(model.layout(), list, {}, static_cast<const T*>(host.data()));
   SafetensorsWriter writer;
   writer.add(list);
   writer.metadata("format", "pt");
@@ -124,14 +214,14 @@ Status save_weights(const Model& model, std::string path, System& system = defau
 
 /// Fills a Flat model from a file of a family (own_names by default: files of save_weights). On an error, which lists every
 /// missing, surplus and misshapen tensor, the model is as before.
-template <class Model>
-Status load_weights(Model& model, std::string path, const Family& family = own_names, System& system = default_system()) {
-  using T = typename Model::Element;
+template <class Language, class T, class Space>
+Status load_weights(ModelCore<Language, T, Space, Flat>& model, std::string path, const Family& family = own_names,
+                    System& system = default_system()) {
   Result<SafetensorsFile> file = SafetensorsFile::open(std::move(path), system);
   if (!file) return std::move(file).error();
-  std::vector<T> host(to_size(Model::elements));
+  std::vector<T> host(to_size(model.size()));
   TensorList list;
-  checkpoint_detail::list_tensors<typename Model::Description, T>(list, {}, host.data());
+  checkpoint_detail::list_tensors<Language, T>(model.layout(), list, {}, host.data());
   if (Status loaded = load_tensors(*file, list, family); !loaded) return loaded;
   model.upload(host.data());
   return Done{};
@@ -140,77 +230,14 @@ Status load_weights(Model& model, std::string path, const Family& family = own_n
 /// Writes a trainer's whole state.
 template <class Trainer>
 Status save_checkpoint(const Trainer& trainer, std::string path, System& system = default_system()) {
-  using T = typename Trainer::T;
-  using D = typename Trainer::D;
-  const auto elements = to_size(D::template buffer_elements<T, Flat>());
-  std::vector<T> weights(elements), first(elements), second(elements);
-  const Index bytes = to_index(elements * sizeof(T));
-  trainer.model().download(weights.data());
-  trainer.first_moment().copy_out(first.data(), bytes);
-  trainer.second_moment().copy_out(second.data(), bytes);
-  ConstTensorList list;
-  checkpoint_detail::list_tensors<D, T>(list, {}, static_cast<const T*>(weights.data()));
-  checkpoint_detail::list_tensors<D, T>(list, "optimizer.first", static_cast<const T*>(first.data()));
-  checkpoint_detail::list_tensors<D, T>(list, "optimizer.second", static_cast<const T*>(second.data()));
-  SafetensorsWriter writer;
-  writer.add(list);
-  writer.metadata("checkpoint", checkpoint_detail::format);
-  writer.metadata("step", std::to_string(trainer.steps_done()));
-  writer.metadata("schedule", checkpoint_detail::schedule_text(trainer.options().schedule));
-  for (const auto& [name, value] : checkpoint_detail::settings(trainer)) writer.metadata(name, value);
-  return writer.write(std::move(path), Checksums::whole_file, system);
+  return checkpoint_detail::save(trainer, checkpoint_detail::identity<Trainer>(), std::move(path), system);
 }
 
 /// Continues from a file of save_checkpoint: parameters, moments, step and schedule come from it. Settings and tensors must fit,
 /// and its checksum must be right; on an error, which lists everything that does not fit, the trainer is as before.
 template <class Trainer>
 Status load_checkpoint(Trainer& trainer, std::string path, System& system = default_system()) {
-  using T = typename Trainer::T;
-  using D = typename Trainer::D;
-  Result<SafetensorsFile> opened = SafetensorsFile::open(std::move(path), system);
-  if (!opened) return std::move(opened).error();
-  const SafetensorsFile& file = *opened;
-  if (file.metadata("checkpoint") != checkpoint_detail::format)
-    return Error{.code = Code::file_mismatch,
-                 .what = "this is not a training checkpoint of this version",
-                 .where = file.path(),
-                 .detail = "its \"checkpoint\" entry is \"" + std::string(file.metadata("checkpoint").value_or("")) + "\""};
-  const auto elements = to_size(D::template buffer_elements<T, Flat>());
-  std::vector<T> weights(elements), first(elements), second(elements);
-  TensorList list;
-  checkpoint_detail::list_tensors<D, T>(list, {}, weights.data());
-  checkpoint_detail::list_tensors<D, T>(list, "optimizer.first", first.data());
-  checkpoint_detail::list_tensors<D, T>(list, "optimizer.second", second.data());
-
-  std::string differences;
-  for (const auto& [name, value] : checkpoint_detail::settings(trainer)) {
-    const std::string_view stored = file.metadata(name).value_or("(absent)");
-    if (stored == value) continue;
-    if (name == checkpoint_detail::description_key && !checkpoint_detail::same_compiler(stored, value)) continue;
-    differences += std::string(name) + ": the checkpoint has " + std::string(stored) + ", this run " + value + "\n";
-  }
-  if (!differences.empty()) {
-    Result<std::vector<FileTensor>> layout = file_layout(list, own_names);
-    if (!layout) return std::move(layout).error();
-    if (const Status fits = compare(file, list, own_names, *layout); !fits) differences += fits.error().detail;
-    return Error{.code = Code::file_mismatch,
-                 .what = "the checkpoint belongs to a run with other settings",
-                 .where = file.path(),
-                 .detail = std::move(differences)};
-  }
-  Index step = 0;
-  train::Schedule schedule = trainer.options().schedule;
-  if (!checkpoint_detail::parse_number(file.metadata("step").value_or(""), step) ||
-      !checkpoint_detail::parse_schedule(std::string(file.metadata("schedule").value_or("")), schedule))
-    return Error{.code = Code::file_damaged, .what = "the checkpoint's step or schedule is unreadable", .where = file.path()};
-  if (Status loaded = load_tensors(file, list, own_names); !loaded) return loaded;
-  if (Status sound = file.compare_checksum(); !sound) return sound;
-  const Index bytes = to_index(elements * sizeof(T));
-  trainer.model().upload(weights.data());
-  trainer.first_moment().copy_in(first.data(), bytes);
-  trainer.second_moment().copy_in(second.data(), bytes);
-  trainer.resume_at(step, schedule);
-  return Done{};
+  return checkpoint_detail::load(trainer, checkpoint_detail::identity<Trainer>(), std::move(path), system);
 }
 
 }  // namespace hybridmoe::io

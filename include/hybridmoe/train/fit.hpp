@@ -27,10 +27,10 @@ struct FitReport {
 };
 
 /// Runs trainer.step() until the schedule's end, an interrupt or an error.
-template <class Model>
-Result<FitReport> fit(Trainer<Model>& trainer, const FitOptions& options) {
+template <class Language, class T, class Space>
+Result<FitReport> fit(TrainerCore<Language, T, Space>& trainer, const FitOptions& options) {
   FitReport report;
-  const double flops = Model::Cost::flops_per_token(trainer.options().length).training,
+  const double flops = CoreAccount<Language>::flops_per_token(trainer.model().layout(), trainer.options().length).training,
                peak = peak_flops(trainer.model().space());
   Progress progress(flops, peak);
   const Stopwatch watch;

@@ -3,260 +3,33 @@
 /// Trains a model on windows of a text: gradients, accumulation, clipping, AdamW, evaluation. Everything random is a function of
 /// (seed, step), so a trainer's whole state is its parameters, two moments and the step.
 
-#include <chrono>
-#include <cmath>
-
-#include <hybridmoe/layer/batch_plan.hpp>
-#include <hybridmoe/model/model.hpp>
-#include <hybridmoe/train/adamw.hpp>
-#include <hybridmoe/train/schedule.hpp>
-#include <hybridmoe/train/text.hpp>
+#include <hybridmoe/train/trainer_core.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::train {
 
-struct Options {
-  Index batch = 16;      ///< sequences per micro-batch
-  Index length = 256;    ///< tokens per sequence
-  Index accumulate = 1;  ///< micro-batches per step
-  AdamW optimizer{};
-  Schedule schedule{};
-  GroupRule groups = &decay_matrices;
-  double clip = 1.0;       ///< largest global gradient norm; 0 turns clipping off
-  float dropout = 0;       ///< on the embedding and on every sublayer's output
-  bool auxiliary = true;   ///< auxiliary losses of routers
-  bool recompute = false;  ///< keep only each layer's input and compute activations again in backward
-  std::uint64_t seed = 1;  ///< data order and dropout
-};
-
-struct StepReport {
-  Index step = 0;            ///< which step this was, from 0
-  double loss = 0;           ///< mean cross-entropy of the step's targets before the update, nats per token
-  double gradient_norm = 0;  ///< before clipping
-  double rate = 0;
-};
-
 /// Trains `Model` (Flat storage). Keeps a reference to the model and to the text.
 template <class Model>
-class Trainer {
+class Trainer : public TrainerCore<typename Model::Language, typename Model::Element, typename Model::Space> {
+  using Base = TrainerCore<typename Model::Language, typename Model::Element, typename Model::Space>;
+
  public:
-  using T = typename Model::Element;
-  using Space = typename Model::Space;
   using D = typename Model::Description;
 
   /// Checks the options and takes all memory: nothing is allocated later.
   static Result<Trainer> create(Model& model, const Text& text, const Options& options) {
-    if (!model) return Error{Code::bad_argument, "the model has no memory for its parameters", "training"};
-    if (options.batch < 1 || options.accumulate < 1)
-      return Error{Code::bad_argument, "Options::batch and Options::accumulate must be at least 1"};
-    if (options.length < 1 || options.length > D::context)
-      return Error{Code::bad_argument, "Options::length must lie between 1 and the model's context", "training", options.length,
-                   D::context};
-    if (!(options.dropout >= 0 && options.dropout < 1)) return Error{Code::bad_argument, "Options::dropout must lie in [0, 1)"};
-    if (Status fits = text.examine(options.length); !fits) return fits.error();
-    for (Index i = 0; i < text.size(); ++i)
-      if (text.tokens()[i] < 0 || text.tokens()[i] >= D::vocab)
-        return Error{Code::bad_argument, "the text holds a token outside the model's vocabulary", numbered("token ", i),
-                     text.tokens()[i], D::vocab};
+    if (Status sound = Base::examine(model, text, options); !sound) return std::move(sound).error();
     Trainer trainer(model, text, options);
-    if (!trainer.gradient_ || !trainer.first_ || !trainer.second_ || !trainer.arena_ || !trainer.indices_ || !trainer.tokens_ ||
-        !trainer.scalars_)
-      return Error{Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset,
-                   4 * Model::bytes + trainer.arena_bytes()};
+    if (Status held = trainer.has_memory(); !held) return std::move(held).error();
     return Result<Trainer>(std::move(trainer));
   }
 
-  /// One optimizer step. On NaN or infinity: an error that names the first layer (or tensor) and the step; parameters and moments
-  /// stay as they were. Call skip() to go on with the next batch.
-  Result<StepReport> step() {
-    const Space& space = model_->space();
-    ops::zero(space, Model::elements, gradient_.template as<T>());
-    StepReport report{step_, 0, 0, options_.schedule.rate(step_)};
-    for (Index micro = 0; micro < options_.accumulate; ++micro) {
-      load_windows([&](Index b) {
-        return text_->training_window(key(), (step_ * options_.accumulate + micro) * options_.batch + b, options_.length);
-      });
-      const double loss = run(true, micro) / static_cast<double>(rows());
-      if (!math::is_finite(loss)) return not_finite();
-      report.loss += loss / static_cast<double>(options_.accumulate);
-    }
-    double* const partial = scalars_.template as<double>() + 1;
-    const Index blocks = divide_up(Model::elements, update_block);
-    space.each(blocks, SquareSums<T>{Model::elements, gradient_.template as<T>(), partial});
-    space.each(1, ops::SumInOrder{blocks, partial, partial + blocks});
-    double squares = 0;
-    scalars_.copy_out(&squares, sizeof squares, (1 + blocks) * static_cast<Index>(sizeof(double)));
-    report.gradient_norm = std::sqrt(squares);
-    if (!math::is_finite(squares)) return not_finite();
-    update(report);
-    ++step_;
-    return report;
-  }
-
-  /// Passes over the batch of the current step without an update.
-  void skip() { ++step_; }
-
-  /// Mean cross-entropy over the first `windows` validation windows (all if 0), nats per token.
-  double evaluate(Index windows = 0) {
-    const Index all = text_->validation_windows(options_.length);
-    const Index count = windows <= 0 ? all : smaller(windows, all);
-    double total = 0;
-    for (Index first = 0; first < count; first += options_.batch) {
-      const Index now = smaller(options_.batch, count - first);
-      load_windows([&](Index b) { return text_->validation_window(first + smaller(b, now - 1), options_.length); }, now);
-      total += run(false, 0);
-    }
-    return total / static_cast<double>(count * options_.length);
-  }
-
-  Index steps_done() const { return step_; }
-  Index tokens_per_step() const { return rows() * options_.accumulate; }
-  const Options& options() const { return options_; }
-  Model& model() { return *model_; }
-  const Model& model() const { return *model_; }
-
-  // The state that a checkpoint keeps, beside the parameters.
-  exec::Buffer<Space>& first_moment() { return first_; }
-  exec::Buffer<Space>& second_moment() { return second_; }
-  const exec::Buffer<Space>& first_moment() const { return first_; }
-  const exec::Buffer<Space>& second_moment() const { return second_; }
-  void resume_at(Index step, const Schedule& schedule) {
-    step_ = step;
-    options_.schedule = schedule;
-  }
-  /// Which parameters learn at which rate and decay.
-  const std::vector<Range>& groups() const { return ranges_; }
-  /// What the data order depends on, and the model's pattern, for comparing runs.
-  const Text& text() const { return *text_; }
+  Model& model() { return static_cast<Model&>(Base::model()); }
+  const Model& model() const { return static_cast<const Model&>(Base::model()); }
+  /// The model's pattern, for comparing runs.
   static std::string pattern() { return std::string(D::LayerPattern::text()) + " " + std::to_string(D::layer_count); }
-  /// Changes the schedule of the steps to come.
-  void set_schedule(const Schedule& schedule) { options_.schedule = schedule; }
 
  private:
-  Trainer(Model& model, const Text& text, const Options& options)
-      : model_(&model),
-        text_(&text),
-        options_(options),
-        gradient_(model.space(), Model::bytes),
-        first_(model.space(), Model::bytes),
-        second_(model.space(), Model::bytes),
-        arena_(model.space(), arena_bytes()),
-        indices_(model.space(), BatchPlan::index_count(rows(), options.batch) * static_cast<Index>(sizeof(Index))),
-        tokens_(model.space(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t))),
-        scalars_(model.space(), (2 + divide_up(Model::elements, update_block)) * static_cast<Index>(sizeof(double))),
-        host_tokens_(to_size(2 * rows())) {
-    const std::vector<T> layout(to_size(Model::elements));
-    D::template visit<T, Flat>(CollectRanges<T>{layout.data(), options_.groups, &ranges_}, Name{}, layout.data());
-    BatchPlan plan(rows(), options_.batch);
-    for (Index b = 0; b < options_.batch; ++b) plan.add(b, 0, options_.length);
-    if (indices_) indices_.copy_in(plan.data(), plan.count() * static_cast<Index>(sizeof(Index)));
-    batch_ = plan.view(indices_.template as<Index>());
-  }
-
-  Index rows() const { return options_.batch * options_.length; }
-  Index arena_bytes() const { return D::template training_bytes<T>(Extent{rows(), options_.batch, true}, options_.recompute); }
-  random::Key key() const { return random::key_of(options_.seed); }
-
-  /// Fills tokens and targets; windows beyond `used` get no target.
-  template <class Start>
-  void load_windows(Start&& start, Index used = INT64_MAX) {
-    const std::int32_t* const source = text_->tokens();
-    std::int32_t* const token = host_tokens_.data();
-    std::int32_t* const target = token + rows();
-    for (Index b = 0; b < options_.batch; ++b) {
-      const Index at = start(b);
-      for (Index i = 0; i < options_.length; ++i) {
-        token[b * options_.length + i] = source[at + i];
-        target[b * options_.length + i] = b < used ? source[at + i + 1] : -1;
-      }
-    }
-    tokens_.copy_in(host_tokens_.data(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t)));
-  }
-
-  /// The summed loss of the loaded windows; with gradients added if `learn`.
-  double run(bool learn, Index micro) {
-    Call<Space> call;
-    call.space = model_->space();
-    call.batch = batch_;
-    call.arena = {arena_.data(), arena_.data() + arena_.bytes()};
-    call.training = true;
-    const double share = 1.0 / static_cast<double>(options_.accumulate);
-    if (learn) {
-      const random::Block words =
-          random::draw(key(), 0x64726f70u, static_cast<std::uint64_t>(step_ * options_.accumulate + micro));
-      call.noise = {{words.word[0], words.word[1]}, options_.dropout};
-      call.auxiliary = options_.auxiliary ? share : 0;
-    }
-    const std::int32_t* const token = tokens_.template as<std::int32_t>();
-    D::loss_and_gradient(call, model_->parameters(), token, token + rows(), static_cast<T>(share / static_cast<double>(rows())),
-                         options_.recompute, scalars_.template as<double>(), learn ? gradient_.template as<T>() : nullptr,
-                         &streams_);
-    double loss = 0;
-    scalars_.copy_out(&loss, sizeof loss);
-    return loss;
-  }
-
-  void update(const StepReport& report) {
-    const AdamW& o = options_.optimizer;
-    const auto t = static_cast<double>(step_ + 1);
-    const double scale = options_.clip > 0 && report.gradient_norm > options_.clip ? options_.clip / report.gradient_norm : 1.0;
-    for (const Range& r : ranges_) {
-      const Index count = r.end - r.begin;
-      model_->space().each(
-          divide_up(count, update_block),
-          AdamWKernel<T>{count, gradient_.template as<T>() + r.begin, model_->parameters() + r.begin,
-                         first_.template as<T>() + r.begin, second_.template as<T>() + r.begin, static_cast<T>(o.beta1),
-                         static_cast<T>(o.beta2), static_cast<T>(o.epsilon), static_cast<T>(report.rate * r.group.rate),
-                         static_cast<T>(o.weight_decay * r.group.decay), static_cast<T>(scale),
-                         static_cast<T>(1 / (1 - std::pow(o.beta1, t))), static_cast<T>(1 / (1 - std::pow(o.beta2, t)))});
-    }
-  }
-
-  /// Where it began: the first layer whose output is not finite, else the first tensor whose gradient is not.
-  Error not_finite() const {
-    Error error{Code::not_finite,
-                "training met a value that is not a finite number; parameters and optimizer are as before this step",
-                numbered("step ", step_),
-                Error::unset,
-                Error::unset,
-                {}};
-    const Index count = rows() * D::width;
-    std::vector<T> host(to_size(count));
-    for (Index l = 0; l <= D::layer_count; ++l) {
-      exec::Memory<Space>::copy_out(model_->space(), host.data(), reinterpret_cast<const std::byte*>(streams_ + l * count),
-                                    count * static_cast<Index>(sizeof(T)));
-      for (const T value : host)
-        if (!math::is_finite(value)) {
-          error.where += l == 0 ? std::string(", embedding") : numbered(", layers.", l - 1);
-          if (l > 0) (error.where += " of kind ") += D::LayerPattern::letter_at(l - 1);
-          return error;
-        }
-    }
-    std::vector<T> gradient(to_size(Model::elements));
-    gradient_.copy_out(gradient.data(), Model::bytes);
-    std::string first;
-    D::template visit<T, Flat>(
-        [&first](const Name& name, const Trait&, const auto& tensor) {
-          if (!first.empty()) return;
-          for (Index i = 0; i < tensor.size; ++i)
-            if (!math::is_finite(tensor.data[i])) {
-              first = name.text();
-              return;
-            }
-        },
-        Name{}, static_cast<const T*>(gradient.data()));
-    error.where += first.empty() ? ", the loss" : ", gradient of " + first;
-    return error;
-  }
-
-  Model* model_;
-  const Text* text_;
-  Options options_;
-  exec::Buffer<Space> gradient_, first_, second_, arena_, indices_, tokens_, scalars_;
-  std::vector<std::int32_t> host_tokens_;
-  std::vector<Range> ranges_;
-  Batch batch_{};
-  T* streams_ = nullptr;
-  Index step_ = 0;
+  Trainer(Model& model, const Text& text, const Options& options) : Base(model, text, options) {}
 };
 
 }  // namespace hybridmoe::train

@@ -1,0 +1,317 @@
+#pragma once
+/// @file trainer_core.hpp
+/// All of a Trainer but the type of its model. Compiled once for all patterns over the same kinds of layer.
+
+#include <chrono>
+#include <cmath>
+
+#include <hybridmoe/layer/batch_plan.hpp>
+#include <hybridmoe/model/model.hpp>
+#include <hybridmoe/train/adamw.hpp>
+#include <hybridmoe/train/schedule.hpp>
+#include <hybridmoe/train/text.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI::train {
+
+struct Options {
+  Index batch = 16;      ///< sequences per micro-batch
+  Index length = 256;    ///< tokens per sequence
+  Index accumulate = 1;  ///< micro-batches per step
+  AdamW optimizer{};
+  Schedule schedule{};
+  GroupRule groups = &decay_matrices;
+  double clip = 1.0;       ///< largest global gradient norm; 0 turns clipping off
+  float dropout = 0;       ///< on the embedding and on every sublayer's output
+  bool auxiliary = true;   ///< auxiliary losses of routers
+  bool recompute = false;  ///< keep only each layer's input and compute activations again in backward
+  std::uint64_t seed = 1;  ///< data order and dropout
+};
+
+struct StepReport {
+  Index step = 0;            ///< which step this was, from 0
+  double loss = 0;           ///< mean cross-entropy of the step's targets before the update, nats per token
+  double gradient_norm = 0;  ///< before clipping
+  double rate = 0;
+};
+
+/// @tparam Language  a LanguageCore
+template <class Language, class T_, class Space_>
+class TrainerCore {
+ public:
+  using T = T_;
+  using Space = Space_;
+  using Parameters = ModelCore<Language, T, Space, Flat>;
+
+  TrainerCore(TrainerCore&&) noexcept;
+  TrainerCore& operator=(TrainerCore&&) noexcept;
+  ~TrainerCore();
+
+  /// One optimizer step. On NaN or infinity: an error that names the first layer (or tensor) and the step; parameters and moments
+  /// stay as they were. Call skip() to go on with the next batch.
+  Result<StepReport> step();
+
+  /// Passes over the batch of the current step without an update.
+  void skip() { ++step_; }
+
+  /// Mean cross-entropy over the first `windows` validation windows (all if 0), nats per token.
+  double evaluate(Index windows = 0);
+
+  Index steps_done() const { return step_; }
+  Index tokens_per_step() const { return rows() * options_.accumulate; }
+  const Options& options() const { return options_; }
+  Parameters& model() { return *model_; }
+  const Parameters& model() const { return *model_; }
+
+  // The state that a checkpoint keeps, beside the parameters.
+  exec::Buffer<Space>& first_moment() { return first_; }
+  exec::Buffer<Space>& second_moment() { return second_; }
+  const exec::Buffer<Space>& first_moment() const { return first_; }
+  const exec::Buffer<Space>& second_moment() const { return second_; }
+  void resume_at(Index step, const Schedule& schedule) {
+    step_ = step;
+    options_.schedule = schedule;
+  }
+  /// Which parameters learn at which rate and decay.
+  const std::vector<Range>& groups() const { return ranges_; }
+  /// What the data order depends on, for comparing runs.
+  const Text& text() const { return *text_; }
+  /// Changes the schedule of the steps to come.
+  void set_schedule(const Schedule& schedule) { options_.schedule = schedule; }
+
+ protected:
+  /// Whether a trainer can be made of these; then made; then whether all its memory could be had.
+  static Status examine(const Parameters& model, const Text& text, const Options& options);
+  TrainerCore(Parameters& model, const Text& text, const Options& options);
+  Status has_memory() const;
+
+ private:
+  Index rows() const { return options_.batch * options_.length; }
+  Index arena_bytes() const {
+    return Language::template training_bytes<T>(model_->layout(), Extent{rows(), options_.batch, true}, options_.recompute);
+  }
+  random::Key key() const { return random::key_of(options_.seed); }
+  /// Loads windows: `start` says where a sequence's begins.
+  template <class Start>
+  void load_windows(Start&& start, Index used = INT64_MAX);
+  double run(bool learn, Index micro);
+  double sum_of_squares();
+  void update(const StepReport& report);
+  Error not_finite() const;
+  std::string first_bad_tensor() const;
+
+  Parameters* model_;
+  const Text* text_;
+  Options options_;
+  exec::Buffer<Space> gradient_, first_, second_, arena_, indices_, tokens_, scalars_;
+  std::vector<std::int32_t> host_tokens_;
+  std::vector<Range> ranges_;
+  Batch batch_{};
+  T* streams_ = nullptr;
+  Index step_ = 0;
+};
+
+// Outside the class, so that they are not inline: `extern template` then keeps them out of a unit.
+
+template <class Language, class T_, class Space_>
+TrainerCore<Language, T_, Space_>::TrainerCore(TrainerCore&&) noexcept = default;
+template <class Language, class T_, class Space_>
+TrainerCore<Language, T_, Space_>& TrainerCore<Language, T_, Space_>::operator=(TrainerCore&&) noexcept = default;
+template <class Language, class T_, class Space_>
+TrainerCore<Language, T_, Space_>::~TrainerCore() = default;
+
+template <class Language, class T_, class Space_>
+Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const Text& text, const Options& options) {
+  if (!model) return Error{Code::bad_argument, "the model has no memory for its parameters", "training"};
+  if (options.batch < 1 || options.accumulate < 1)
+    return Error{Code::bad_argument, "Options::batch and Options::accumulate must be at least 1"};
+  if (options.length < 1 || options.length > Language::context)
+    return Error{Code::bad_argument, "Options::length must lie between 1 and the model's context", "training", options.length,
+                 Language::context};
+  if (!(options.dropout >= 0 && options.dropout < 1)) return Error{Code::bad_argument, "Options::dropout must lie in [0, 1)"};
+  if (Status fits = text.examine(options.length); !fits) return fits;
+  for (Index i = 0; i < text.size(); ++i)
+    if (text.tokens()[i] < 0 || text.tokens()[i] >= Language::vocab)
+      return Error{Code::bad_argument, "the text holds a token outside the model's vocabulary", numbered("token ", i),
+                   text.tokens()[i], Language::vocab};
+  return Done{};
+}
+
+template <class Language, class T_, class Space_>
+TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& text, const Options& options)
+    : model_(&model),
+      text_(&text),
+      options_(options),
+      gradient_(model.space(), model.size_bytes()),
+      first_(model.space(), model.size_bytes()),
+      second_(model.space(), model.size_bytes()),
+      arena_(model.space(), arena_bytes()),
+      indices_(model.space(), BatchPlan::index_count(rows(), options.batch) * static_cast<Index>(sizeof(Index))),
+      tokens_(model.space(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t))),
+      scalars_(model.space(), (2 + divide_up(model.size(), update_block)) * static_cast<Index>(sizeof(double))),
+      host_tokens_(to_size(2 * rows())) {
+  const std::vector<T> layout(to_size(model.size()));
+  Language::template visit<T, Flat>(model.layout(), CollectRanges<T>{layout.data(), options_.groups, &ranges_}, Name{},
+                                    layout.data());
+  BatchPlan plan(rows(), options_.batch);
+  for (Index b = 0; b < options_.batch; ++b) plan.add(b, 0, options_.length);
+  if (indices_) indices_.copy_in(plan.data(), plan.count() * static_cast<Index>(sizeof(Index)));
+  batch_ = plan.view(indices_.template as<Index>());
+}
+
+template <class Language, class T_, class Space_>
+Status TrainerCore<Language, T_, Space_>::has_memory() const {
+  if (gradient_ && first_ && second_ && arena_ && indices_ && tokens_ && scalars_) return Done{};
+  return Error{Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset,
+               4 * model_->size_bytes() + arena_bytes()};
+}
+
+template <class Language, class T_, class Space_>
+Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
+  ops::zero(model_->space(), model_->size(), gradient_.template as<T>());
+  StepReport report{step_, 0, 0, options_.schedule.rate(step_)};
+  for (Index micro = 0; micro < options_.accumulate; ++micro) {
+    load_windows([&](Index b) {
+      return text_->training_window(key(), (step_ * options_.accumulate + micro) * options_.batch + b, options_.length);
+    });
+    const double loss = run(true, micro) / static_cast<double>(rows());
+    if (!math::is_finite(loss)) return not_finite();
+    report.loss += loss / static_cast<double>(options_.accumulate);
+  }
+  const double squares = sum_of_squares();
+  report.gradient_norm = std::sqrt(squares);
+  if (!math::is_finite(squares)) return not_finite();
+  update(report);
+  ++step_;
+  return report;
+}
+
+template <class Language, class T_, class Space_>
+double TrainerCore<Language, T_, Space_>::evaluate(Index windows) {
+  const Index all = text_->validation_windows(options_.length);
+  const Index count = windows <= 0 ? all : smaller(windows, all);
+  double total = 0;
+  for (Index first = 0; first < count; first += options_.batch) {
+    const Index now = smaller(options_.batch, count - first);
+    load_windows([&](Index b) { return text_->validation_window(first + smaller(b, now - 1), options_.length); }, now);
+    total += run(false, 0);
+  }
+  return total / static_cast<double>(count * options_.length);
+}
+
+/// Fills tokens and targets; windows beyond `used` get no target.
+template <class Language, class T_, class Space_>
+template <class Start>
+void TrainerCore<Language, T_, Space_>::load_windows(Start&& start, Index used) {
+  const std::int32_t* const source = text_->tokens();
+  std::int32_t* const token = host_tokens_.data();
+  std::int32_t* const target = token + rows();
+  for (Index b = 0; b < options_.batch; ++b) {
+    const Index at = start(b);
+    for (Index i = 0; i < options_.length; ++i) {
+      token[b * options_.length + i] = source[at + i];
+      target[b * options_.length + i] = b < used ? source[at + i + 1] : -1;
+    }
+  }
+  tokens_.copy_in(host_tokens_.data(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t)));
+}
+
+/// The summed loss of the loaded windows; with gradients added if `learn`.
+template <class Language, class T_, class Space_>
+double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro) {
+  Call<Space> call;
+  call.space = model_->space();
+  call.batch = batch_;
+  call.arena = {arena_.data(), arena_.data() + arena_.bytes()};
+  call.training = true;
+  const double share = 1.0 / static_cast<double>(options_.accumulate);
+  if (learn) {
+    const random::Block words = random::draw(key(), 0x64726f70u, static_cast<std::uint64_t>(step_ * options_.accumulate + micro));
+    call.noise = {{words.word[0], words.word[1]}, options_.dropout};
+    call.auxiliary = options_.auxiliary ? share : 0;
+  }
+  const std::int32_t* const token = tokens_.template as<std::int32_t>();
+  Language::loss_and_gradient(call, model_->layout(), model_->parameters(), token, token + rows(),
+                              static_cast<T>(share / static_cast<double>(rows())), options_.recompute,
+                              scalars_.template as<double>(), learn ? gradient_.template as<T>() : nullptr, &streams_);
+  double loss = 0;
+  scalars_.copy_out(&loss, sizeof loss);
+  return loss;
+}
+
+/// Σ gradient², in an order that does not depend on the number of threads.
+template <class Language, class T_, class Space_>
+double TrainerCore<Language, T_, Space_>::sum_of_squares() {
+  const Space& space = model_->space();
+  double* const partial = scalars_.template as<double>() + 1;
+  const Index blocks = divide_up(model_->size(), update_block);
+  space.each(blocks, SquareSums<T>{model_->size(), gradient_.template as<T>(), partial});
+  space.each(1, ops::SumInOrder{blocks, partial, partial + blocks});
+  double squares = 0;
+  scalars_.copy_out(&squares, sizeof squares, (1 + blocks) * static_cast<Index>(sizeof(double)));
+  return squares;
+}
+
+template <class Language, class T_, class Space_>
+void TrainerCore<Language, T_, Space_>::update(const StepReport& report) {
+  const AdamW& o = options_.optimizer;
+  const auto t = static_cast<double>(step_ + 1);
+  const double scale = options_.clip > 0 && report.gradient_norm > options_.clip ? options_.clip / report.gradient_norm : 1.0;
+  for (const Range& r : ranges_) {
+    const Index count = r.end - r.begin;
+    model_->space().each(
+        divide_up(count, update_block),
+        AdamWKernel<T>{count, gradient_.template as<T>() + r.begin, model_->parameters() + r.begin,
+                       first_.template as<T>() + r.begin, second_.template as<T>() + r.begin, static_cast<T>(o.beta1),
+                       static_cast<T>(o.beta2), static_cast<T>(o.epsilon), static_cast<T>(report.rate * r.group.rate),
+                       static_cast<T>(o.weight_decay * r.group.decay), static_cast<T>(scale),
+                       static_cast<T>(1 / (1 - std::pow(o.beta1, t))), static_cast<T>(1 / (1 - std::pow(o.beta2, t)))});
+  }
+}
+
+/// Where it began: the first layer whose output is not finite, else the first tensor whose gradient is not.
+template <class Language, class T_, class Space_>
+Error TrainerCore<Language, T_, Space_>::not_finite() const {
+  Error error{Code::not_finite,
+              "training met a value that is not a finite number; parameters and optimizer are as before this step",
+              numbered("step ", step_),
+              Error::unset,
+              Error::unset,
+              {}};
+  const Layout& layout = model_->layout();
+  const Index count = rows() * Language::width;
+  std::vector<T> host(to_size(count));
+  for (Index l = 0; l <= layout.layers; ++l) {
+    exec::Memory<Space>::copy_out(model_->space(), host.data(), reinterpret_cast<const std::byte*>(streams_ + l * count),
+                                  count * static_cast<Index>(sizeof(T)));
+    for (const T value : host)
+      if (!math::is_finite(value)) {
+        error.where += l == 0 ? std::string(", embedding") : numbered(", layers.", l - 1);
+        if (l > 0) (error.where += " of kind ") += layout.letter(l - 1);
+        return error;
+      }
+  }
+  const std::string tensor = first_bad_tensor();
+  error.where += tensor.empty() ? ", the loss" : ", gradient of " + tensor;
+  return error;
+}
+
+template <class Language, class T_, class Space_>
+std::string TrainerCore<Language, T_, Space_>::first_bad_tensor() const {
+  std::vector<T> gradient(to_size(model_->size()));
+  gradient_.copy_out(gradient.data(), model_->size_bytes());
+  std::string first;
+  Language::template visit<T, Flat>(
+      model_->layout(),
+      [&first](const Name& name, const Trait&, const auto& tensor) {
+        if (!first.empty()) return;
+        for (Index i = 0; i < tensor.size; ++i)
+          if (!math::is_finite(tensor.data[i])) {
+            first = name.text();
+            return;
+          }
+      },
+      Name{}, static_cast<const T*>(gradient.data()));
+  return first;
+}
+
+}  // namespace hybridmoe::train

@@ -138,6 +138,40 @@ struct Softmax {
     template <class Space, class T, class Storage>
     HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x,
                                            Rows<T, width> y, States<State<T>> states, const Tape<T>& tape) {
+      const auto stores = stores_of<T>(states, tape);
+      prepare(call, p, x, stores, tape);
+      using Core = ops::SoftmaxAttention<T, heads.query, heads.kv, size, Mask>;
+      call.space.each(Core::items(call.batch), Core{call.batch, tape.ready, stores, tape.mixed, tape.log_sum_of_exp});
+      finish(call, p, tape, y);
+    }
+
+    template <class Space, class T>
+    HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x,
+                                            const Tape<T>& tape, Rows<const T, width> dy, Rows<T, width> dx,
+                                            Parameters<T, Flat>& gradient) {
+      Arena arena = call.arena;
+      const Scratch<T> s(arena, Extent::of(call.batch, true));
+      const Call<Space> inner = call.with(arena);
+      finish_backward(inner, p, tape, dy, s, gradient);
+      using Core = ops::SoftmaxAttentionBackward<T, heads.query, heads.kv, size, Mask>;
+      call.space.each(Core::items(call.batch), Core{call.batch, tape.ready, stores_of<T>({}, tape), tape.mixed,
+                                                    tape.log_sum_of_exp, s.d_mixed, s.d_query, s.d_key, s.d_value,
+                                                    s.inner_products});
+      prepare_backward(inner, p, x, tape, s, dx, gradient);
+    }
+
+    // What is around the core, for attention modes with a core of their own (attention/adaptive.hpp).
+
+    template <class T>
+    HYBRIDMOE_FUNCTION static typename Tape<T>::Stores stores_of(States<State<T>> states, const Tape<T>& tape) {
+      constexpr Index value_offset = heads.kv * tiles * heads.size * ops::key_tile;
+      return {tape.keys, tape.values, tape.tape_tiles, states.base, states.stride, value_offset, tiles};
+    }
+
+    /// Before the core: tape.ready holds the queries, `stores` the keys and values.
+    template <class Space, class T, class Storage>
+    HYBRIDMOE_FUNCTION static void prepare(const Call<Space>& call, const Parameters<T, Storage>& p, Rows<const T, width> x,
+                                           const typename Tape<T>::Stores& stores, const Tape<T>& tape) {
       const Batch& batch = call.batch;
       In<Space, T>::forward(call.space, call.arena, batch.rows, x.data, p.query, first_element<T, Biases::input>(p.query_bias),
                             tape.query);
@@ -145,31 +179,35 @@ struct Softmax {
                               tape.key);
       InKv<Space, T>::forward(call.space, call.arena, batch.rows, x.data, p.value, first_element<T, Biases::input>(p.value_bias),
                               tape.value);
-      const auto stores = stores_of<T>(states, tape);
       call.space.each(divide_up(batch.rows, ops::head_rows),
                       ops::StoreHeads<T, heads.query, heads.kv, size, Position, QueryKeyNorm>{
                           batch, tape.query, tape.key, tape.value, first_element<T, QueryKeyNorm::weighted>(p.query_gain),
                           first_element<T, QueryKeyNorm::weighted>(p.key_gain), scale<T>(), tape.ready, stores});
-      using Core = ops::SoftmaxAttention<T, heads.query, heads.kv, size, Mask>;
-      call.space.each(Core::items(batch), Core{batch, tape.ready, stores, tape.mixed, tape.log_sum_of_exp});
-      Out<Space, T>::forward(call.space, call.arena, batch.rows, tape.mixed, p.output,
+    }
+    /// After the core: tape.mixed goes through the output projection.
+    template <class Space, class T, class Storage>
+    HYBRIDMOE_FUNCTION static void finish(const Call<Space>& call, const Parameters<T, Storage>& p, const Tape<T>& tape,
+                                          Rows<T, width> y) {
+      Out<Space, T>::forward(call.space, call.arena, call.batch.rows, tape.mixed, p.output,
                              first_element<T, Biases::output>(p.output_bias), y.data);
     }
-
+    /// s.d_mixed from dy.
     template <class Space, class T>
-    HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x,
-                                            const Tape<T>& tape, Rows<const T, width> dy, Rows<T, width> dx,
-                                            Parameters<T, Flat>& gradient) {
-      const Batch& batch = call.batch;
-      Arena arena = call.arena;
-      const Scratch<T> s(arena, Extent::of(batch, true));
-      ops::zero(call.space, batch.rows * inner, s.d_mixed);
-      Out<Space, T>::backward_input(call.space, arena, batch.rows, dy.data, p.output, s.d_mixed);
-      Out<Space, T>::backward_weight(call.space, arena, batch.rows, tape.mixed, dy.data, gradient.output,
+    HYBRIDMOE_FUNCTION static void finish_backward(const Call<Space>& call, const Parameters<T, Flat>& p, const Tape<T>& tape,
+                                                   Rows<const T, width> dy, const Scratch<T>& s, Parameters<T, Flat>& gradient) {
+      const Index rows = call.batch.rows;
+      ops::zero(call.space, rows * inner, s.d_mixed);
+      Out<Space, T>::backward_input(call.space, call.arena, rows, dy.data, p.output, s.d_mixed);
+      Out<Space, T>::backward_weight(call.space, call.arena, rows, tape.mixed, dy.data, gradient.output,
                                      first_element<T, Biases::output>(gradient.output_bias));
-      using Core = ops::SoftmaxAttentionBackward<T, heads.query, heads.kv, size, Mask>;
-      call.space.each(Core::items(batch), Core{batch, tape.ready, stores_of<T>({}, tape), tape.mixed, tape.log_sum_of_exp,
-                                               s.d_mixed, s.d_query, s.d_key, s.d_value, s.inner_products});
+    }
+    /// dx and the projections' gradients from s.d_query, s.d_key and s.d_value as the core left them.
+    template <class Space, class T>
+    HYBRIDMOE_FUNCTION static void prepare_backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x,
+                                                    const Tape<T>& tape, const Scratch<T>& s, Rows<T, width> dx,
+                                                    Parameters<T, Flat>& gradient) {
+      const Batch& batch = call.batch;
+      const Arena& arena = call.arena;
       unstore<heads.query>(call, tape.query, first_element<T, QueryKeyNorm::weighted>(p.query_gain), scale<T>(), s.d_query,
                            s.partial, first_element<T, QueryKeyNorm::weighted>(gradient.query_gain));
       unstore<heads.kv>(call, tape.key, first_element<T, QueryKeyNorm::weighted>(p.key_gain), T(1), s.d_key, s.partial,
@@ -201,12 +239,6 @@ struct Softmax {
     template <class T>
     HYBRIDMOE_FUNCTION static T scale() {
       return T(1) / math::sqrt(T(heads.size));
-    }
-
-    template <class T>
-    HYBRIDMOE_FUNCTION static typename Tape<T>::Stores stores_of(States<State<T>> states, const Tape<T>& tape) {
-      constexpr Index value_offset = heads.kv * tiles * heads.size * ops::key_tile;
-      return {tape.keys, tape.values, tape.tape_tiles, states.base, states.stride, value_offset, tiles};
     }
 
     /// d (by the ready vectors) becomes the gradient by the projection's output; the gain's gradient is added to d_gain.

@@ -51,7 +51,8 @@ struct Trait {
   bool decay = true;      ///< weight decay applies (matrices), or not (gains, biases, decays)
   bool residual = false;  ///< writes to the residual stream: its start is scaled by 1/√(2·layers)
   Update update = Update::gradient;
-  float rate = 0;  ///< of Update::sign and Update::integral
+  float rate = 0;         ///< of Update::sign and Update::integral
+  bool by_depth = false;  ///< its start is scaled by 1/√(l + 1) in layer l of the model, and left as it is outside the layers
 
   static constexpr Trait weight(float deviation = 0.02f) { return {.a = deviation}; }
   static constexpr Trait output(float deviation = 0.02f) { return {.a = deviation, .residual = true}; }

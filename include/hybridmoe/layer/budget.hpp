@@ -1,0 +1,71 @@
+#pragma once
+/// @file budget.hpp
+/// What a compute budget β in [0, 1] allows. A budget is a hard cap: layers choose below these, whatever was learned, so the
+/// cost of a token is at most a function C(β) of the type. β outside [0, 1] counts as the nearer end, NaN as 0.
+
+#include <array>
+
+#include <hybridmoe/core/index.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI {
+
+template <class T>
+HYBRIDMOE_FUNCTION constexpr T valid_budget(T beta) {
+  return !(beta > T(0)) ? T(0) : beta > T(1) ? T(1) : beta;
+}
+
+/// K(β) = ⌊β·most + ½⌋: the most routed experts of a token.
+template <class T>
+HYBRIDMOE_FUNCTION constexpr Index most_experts(Index most, T beta) {
+  return static_cast<Index>(valid_budget(beta) * static_cast<T>(most) + T(0.5));
+}
+
+/// n̂(β) = max(1, ⌈β·slices⌉): the most slices of an elastic shared expert.
+template <class T>
+HYBRIDMOE_FUNCTION constexpr Index most_slices(Index slices, T beta) {
+  const T wanted = valid_budget(beta) * static_cast<T>(slices);
+  const Index whole = static_cast<Index>(wanted);
+  return larger(1, static_cast<T>(whole) < wanted ? whole + 1 : whole);
+}
+
+/// W(β) = least + β·(most − least): the widest window in keys, a real number between least and most.
+template <class T>
+HYBRIDMOE_FUNCTION constexpr T widest_window(Index least, Index most, T beta) {
+  return static_cast<T>(least) + valid_budget(beta) * static_cast<T>(most - least);
+}
+
+/// Budgets are searched among 0, 1/64, …, 1.
+inline constexpr Index budget_steps = 64;
+
+/// C(0), C(1/64), …, C(1) of a cost: a function of β, or already such a table.
+using CostTable = std::array<double, to_size(budget_steps + 1)>;
+template <class Cost>
+constexpr CostTable cost_table(const Cost& cost) {
+  CostTable table{};
+  for (Index i = 0; i <= budget_steps; ++i) {
+    if constexpr (requires { cost(0.5); })
+      table[to_size(i)] = cost(static_cast<double>(i) / static_cast<double>(budget_steps));
+    else
+      table[to_size(i)] = cost[to_size(i)];
+  }
+  return table;
+}
+
+/// The largest β in {0, 1/64, …, 1} with C(β) ≤ budget·C(1), where budget is the part of the full cost (FLOPs, or bytes) that
+/// may be spent. Below least_budget no β is cheap enough, and this is 0.
+template <class Cost>
+constexpr double beta_for(double budget, const Cost& cost) {
+  const CostTable table = cost_table(cost);
+  Index i = budget_steps;
+  while (i > 0 && !(table[to_size(i)] <= budget * table[to_size(budget_steps)])) --i;
+  return static_cast<double>(i) / static_cast<double>(budget_steps);
+}
+
+/// C(0)/C(1): the smallest budget that beta_for can keep.
+template <class Cost>
+constexpr double least_budget(const Cost& cost) {
+  const CostTable table = cost_table(cost);
+  return table[0] / table[to_size(budget_steps)];
+}
+
+}  // namespace hybridmoe

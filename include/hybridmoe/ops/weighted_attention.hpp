@@ -1,0 +1,260 @@
+#pragma once
+/// @file weighted_attention.hpp
+/// Causal softmax attention in which every key has a weight of its own in the softmax, for each row:
+///
+///   m(d) = clamp01((w_t − d)/ramp)      ω_tj = max(m(t − j), s^K_t·a_j, s^G_t)      p_tj = ω_tj·e^{s_tj} / Σ_i ω_ti·e^{s_ti}
+///
+/// w_t is the window's size in keys, a real number; a_j > 0 only for the key tokens that the row's block knows; s^K and s^G are
+/// the weights of key tokens and of all tokens. A key that is in reach both ways is computed twice, with its weight u = max(m,
+/// s^G) among its neighbours and with what s^K·a exceeds u by among the key tokens: the sum is ω. Keys without weight are not
+/// computed. Tiles are visited as in ops/softmax_attention.hpp, and then the key tokens in ascending position, so a row's bits
+/// do not depend on its neighbours: rows of one item lie in one block and share its key tokens.
+
+#include <hybridmoe/ops/softmax_attention.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
+
+/// What rows of an attention mode can reach.
+/// @tparam ramp_     keys over which a window's weight falls from 1 to 0
+/// @tparam all_      whether rows have weights s^K and s^G
+/// @tparam entries_  most key tokens of a block, 0: there are none
+/// @tparam grid_     positions of a block
+template <Index ramp_, bool all_, Index entries_ = 0, Index grid_ = 1>
+struct ReachShape {
+  static constexpr Index ramp = ramp_, entries = entries_, grid = grid_;
+  static constexpr bool all = all_;
+  static constexpr Index columns = all ? 3 : 1;  ///< numbers of a row: w (and s^K and s^G)
+  static constexpr Index window = 0, key_tokens = 1, global = 2;
+};
+
+/// The key tokens of every block of a call. Lists of a sequence follow each other from list_of its first row on.
+template <class T, Index entries, Index grid>
+struct KeyLists {
+  std::int32_t* count = nullptr;     ///< [lists] key tokens of a list, in ascending position
+  std::int32_t* position = nullptr;  ///< [lists, entries]
+  std::int32_t* place = nullptr;     ///< [lists, entries] where the key lies in its store: a position, or a slot
+  std::int32_t* against = nullptr;   ///< [lists, entries] the position whose score is subtracted from this one's, −1: none
+  T* weight = nullptr;               ///< [lists, entries] a
+
+  /// Lists of a call with so many rows and sequences, at most.
+  static constexpr Index lists_for(Index rows, Index sequences) { return rows / grid + 2 * sequences; }
+  /// The list of the block of `position` in a sequence that starts with row `begin` at position `start`.
+  HYBRIDMOE_FUNCTION static Index list_of(Index sequence, Index begin, Index start, Index position) {
+    return begin / grid + 2 * sequence + position / grid - start / grid;
+  }
+};
+
+/// What one row sees of its neighbours.
+template <class T, class Shape>
+struct RowReach {
+  Index position, first, whole;  ///< the first key with a weight, and the first one with the window's full weight
+  T window, all;
+
+  RowReach() = default;
+  HYBRIDMOE_FUNCTION RowReach(Index at, const T* reach)
+      : position(at), window(reach[Shape::window]), all(Shape::all ? reach[Shape::columns - 1] : T(0)) {
+    Index seen = static_cast<Index>(window);
+    if (static_cast<T>(seen) < window) ++seen;
+    first = all > T(0) ? 0 : larger(0, at - seen + 1);
+    whole = larger(0, at - static_cast<Index>(window - T(Shape::ramp)));
+  }
+  /// Whether all keys that are seen of the tile from `base` on have the window's full weight.
+  HYBRIDMOE_FUNCTION bool plain(Index base) const { return larger(base, first) >= whole; }
+  HYBRIDMOE_FUNCTION VisibleLanes visible(Index base) const { return VisibleLanes(first - base, position - base); }
+  /// m for the key `distance` before the row.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T local(int distance) const {
+    T m = (window - static_cast<T>(distance)) * (T(1) / T(Shape::ramp));
+    m = math::select(m > T(1), T(1), m);
+    return math::select(m > T(0), m, T(0));
+  }
+  /// u for the keys of a tile.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void weigh(Index base, T* weight) const {
+    const int last = static_cast<int>(position - base);
+    for (int j = 0; j < key_tile; ++j) {
+      T u = local(last - j);
+      if constexpr (Shape::all) u = math::select(u > all, u, all);
+      weight[j] = math::select(j <= last, u, T(0));
+    }
+  }
+};
+
+/// As soften() for visible keys, with weights: on return score[j] = weight_j·e^{s_j − maximum}; a key of weight 0 is not seen.
+template <class T>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften_weighted(T* score, const T* weight, T& maximum, T& total) {
+  constexpr int lanes = 8;
+  T top[lanes];
+  for (int i = 0; i < lanes; ++i) top[i] = math::lowest<T>;
+  for (int j = 0; j < key_tile; j += lanes)
+    for (int i = 0; i < lanes; ++i) {
+      const T s = math::select(weight[j + i] > T(0), score[j + i], math::lowest<T>);
+      score[j + i] = s;
+      top[i] = s > top[i] ? s : top[i];
+    }
+  T next = maximum;
+  for (int i = 0; i < lanes; ++i) next = next > top[i] ? next : top[i];
+  if (next == math::lowest<T>) {
+    for (int j = 0; j < key_tile; ++j) score[j] = T(0);
+    return T(1);
+  }
+  T lane[lanes] = {};
+  for (int j = 0; j < key_tile; j += lanes)
+    for (int i = 0; i < lanes; ++i) {
+      const T product = weight[j + i] * math::exp(score[j + i] - next);
+      score[j + i] = product;
+      lane[i] += product;
+    }
+  const T factor = maximum == math::lowest<T> ? T(0) : math::exp(maximum - next);
+  total = total * factor + (((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])));
+  maximum = next;
+  return factor;
+}
+
+/// A tile of a block's key tokens, gathered from where they lie.
+template <class T, class Shape, int size>
+struct KeyTile {
+  int count;
+  const std::int32_t *position, *place;
+  const T* a;
+
+  HYBRIDMOE_FUNCTION KeyTile(const KeyLists<T, Shape::entries, Shape::grid>& lists, Index list, Index first)
+      : count(static_cast<int>(smaller(key_tile, lists.count[list] - first))),
+        position(lists.position + list * Shape::entries + first),
+        place(lists.place + list * Shape::entries + first),
+        a(lists.weight + list * Shape::entries + first) {}
+
+  /// The part of s^K·a that exceeds u, for a row. Whether there is any.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool weigh(const RowReach<T, Shape>& row, T scale, T* weight) const {
+    T most = 0;
+    for (int j = 0; j < count; ++j) {
+      T u = row.local(static_cast<int>(row.position - position[j]));
+      if constexpr (Shape::all) u = math::select(u > row.all, u, row.all);
+      const T over = scale * a[j] - u;
+      weight[j] = math::select(over > T(0), over, T(0));
+      most = math::select(weight[j] > most, weight[j], most);
+    }
+    for (int j = count; j < key_tile; ++j) weight[j] = T(0);
+    return most > T(0);
+  }
+  /// keys: [size][32]; values: [32][size]; beyond `count` zeros.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void gather(const KeyStore<T, size>& store, Index head, T* keys, T* values) const {
+    for (int j = 0; j < count; ++j) {
+      const T* const key = store.key_at(head, place[j] / key_tile) + place[j] % key_tile;
+      const T* const value = store.value_at(head, place[j] / key_tile) + place[j] % key_tile * size;
+      for (int i = 0; i < size; ++i) keys[i * key_tile + j] = key[i * key_tile];
+      for (int i = 0; i < size; ++i) values[j * size + i] = value[i];
+    }
+    for (int j = count; j < key_tile; ++j) {
+      for (int i = 0; i < size; ++i) keys[i * key_tile + j] = T(0);
+      for (int i = 0; i < size; ++i) values[j * size + i] = T(0);
+    }
+  }
+};
+
+/// Rows of one item: as many as fill query_tile vectors, and a divisor of the grid if rows share their block's key tokens.
+template <int group, class Shape>
+constexpr int weighted_block() {
+  int rows = group >= query_tile ? 1 : query_tile / group;
+  if (Shape::entries > 0)
+    while (Shape::grid % rows != 0) --rows;
+  return rows;
+}
+
+/// out[row, head] = Σ_j p_tj·v_j. One item: (sequence, kv head, rows of one multiple of `block` positions).
+template <class T, int heads, int kv_heads, int size, class Shape>
+struct WeightedAttention {
+  static constexpr int group = heads / kv_heads;
+  static constexpr int block = weighted_block<group, Shape>();
+  static constexpr int vectors = block * group;
+
+  Batch batch;
+  const T* ready;  ///< [rows, heads·size] normalised, rotated, scaled queries
+  const T* reach;  ///< [rows, columns]
+  KeyStores<T, size, kv_heads> stores;
+  KeyLists<T, Shape::entries, Shape::grid> lists;
+  KeyStores<T, size, kv_heads> key_tokens;  ///< where lists.place points to
+  T* out;                                   ///< [rows, heads·size]
+  T* log_sum_of_exp;                        ///< [rows, heads]
+
+  HYBRIDMOE_FUNCTION static Index blocks(const Batch& b) { return (b.longest + 2 * block - 2) / block; }
+  HYBRIDMOE_FUNCTION static Index items(const Batch& b) { return b.sequences * kv_heads * blocks(b); }
+
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
+    const Index chunk = item % blocks(batch), head = item / blocks(batch) % kv_heads, sequence = item / blocks(batch) / kv_heads;
+    const Index begin = batch.begin[sequence], start = batch.start[sequence];
+    const Index from = larger(start, (start / block + chunk) * block);
+    const Index to = smaller(start + batch.begin[sequence + 1] - begin, (start / block + chunk + 1) * block);
+    if (from >= to) return;
+    const Index slot = stores.state_base == nullptr ? 0 : batch.slot[sequence];
+    const KeyStore<T, size> store = stores.of(sequence, begin, slot);
+    const Index row0 = begin + from - start;
+    const int rows = static_cast<int>(to - from), count = rows * group;
+
+    T query[vectors * size], sum[vectors * size], score[vectors * key_tile], weight[key_tile];
+    T maximum[vectors], total[vectors];
+    for (int m = 0; m < count; ++m) {
+      const T* source = ready + ((row0 + m / group) * heads + head * group + m % group) * size;
+      for (int i = 0; i < size; ++i) query[m * size + i] = source[i];
+      for (int i = 0; i < size; ++i) sum[m * size + i] = T(0);
+      maximum[m] = math::lowest<T>;
+      total[m] = T(0);
+    }
+    RowReach<T, Shape> row[block];
+    Index first = to;
+    for (int r = 0; r < rows; ++r) {
+      row[r] = RowReach<T, Shape>(from + r, reach + (row0 + r) * Shape::columns);
+      first = smaller(first, row[r].first);
+    }
+    for (Index tile = first / key_tile; tile <= (to - 1) / key_tile; ++tile) {
+      const Index base = tile * key_tile;
+      tile::multiply<T, key_tile>(count, size, query, size, 1, store.key_at(head, tile), key_tile, score, key_tile);
+      for (int r = 0; r < rows; ++r) {
+        const bool plain = row[r].plain(base);
+        const VisibleLanes visible = row[r].visible(base);
+        if (!plain) row[r].weigh(base, weight);
+        for (int m = r * group; m < (r + 1) * group; ++m) {
+          const T factor = plain ? soften(score + m * key_tile, visible, maximum[m], total[m])
+                                 : soften_weighted(score + m * key_tile, weight, maximum[m], total[m]);
+          rescale(sum + m * size, factor);
+        }
+      }
+      // Only keys that some row of the item sees are read: others may not be written yet.
+      const Index low = larger(0, first - base), high = smaller(key_tile - 1, to - 1 - base);
+      tile::multiply_add<T, size>(count, static_cast<int>(high - low + 1), score + low, key_tile, 1,
+                                  store.value_at(head, tile) + low * size, size, sum, size);
+    }
+    if constexpr (Shape::entries > 0) {
+      const Index list = lists.list_of(sequence, begin, start, from);
+      const KeyStore<T, size> places = key_tokens.of(sequence, begin, slot);
+      T keys[size * key_tile], values[key_tile * size], weights[block * key_tile];
+      for (Index entry = 0; entry < lists.count[list]; entry += key_tile) {
+        const KeyTile<T, Shape, size> tile(lists, list, entry);
+        bool any = false;
+        for (int r = 0; r < rows; ++r) {
+          const T scale = Shape::all ? reach[(row0 + r) * Shape::columns + Shape::columns - 2] : T(1);
+          any = tile.weigh(row[r], scale, weights + r * key_tile) || any;
+        }
+        if (!any) continue;
+        tile.gather(places, head, keys, values);
+        tile::multiply<T, key_tile>(count, size, query, size, 1, keys, key_tile, score, key_tile);
+        for (int m = 0; m < count; ++m)
+          rescale(sum + m * size,
+                  soften_weighted(score + m * key_tile, weights + m / group * key_tile, maximum[m], total[m]));
+        tile::multiply_add<T, size>(count, tile.count, score, key_tile, 1, values, size, sum, size);
+      }
+    }
+    for (int m = 0; m < count; ++m) {
+      const Index vector = (row0 + m / group) * heads + head * group + m % group;
+      const T inverse = T(1) / total[m];
+      for (int i = 0; i < size; ++i) out[vector * size + i] = sum[m * size + i] * inverse;
+      if (log_sum_of_exp != nullptr) log_sum_of_exp[vector] = maximum[m] + math::log(total[m]);
+    }
+  }
+
+ private:
+  HYBRIDMOE_FUNCTION static void rescale(T* sum, T factor) {
+    if (factor != T(1))
+      for (int i = 0; i < size; ++i) sum[i] *= factor;
+  }
+};
+
+}  // namespace hybridmoe::ops

@@ -1,0 +1,33 @@
+// Adaptive attention keeps the laws on every space.
+
+#include <hybridmoe/attention/adaptive.hpp>
+#include <hybridmoe/check/driven.hpp>
+#include <support/laws.hpp>
+
+namespace attention = hybridmoe::attention;
+namespace check = hybridmoe::check;
+namespace position = hybridmoe::position;
+namespace stream = hybridmoe::stream;
+using attention::Window;
+using hybridmoe::Decision;
+using hybridmoe::Heads;
+using hybridmoe::Index;
+using check::Drive;
+
+namespace {
+
+check::Options sequences_of(Index longest, Index gradient) {
+  check::Options options;
+  options.length = longest;
+  options.gradient_length = gradient;
+  return options;
+}
+
+}  // namespace
+
+struct Windows : check::Driven<attention::AdaptiveLocal<Heads{4, 2, 10}, Window{5, 40, 4}, attention::Bias<true, false>>,
+                               Drive<stream::Decisions, Decision::fields>, Drive<stream::Budget, 1>, Drive<stream::Target, 1>> {};
+
+TEST_CASE("a window of real-valued size keeps the laws") {
+  test::laws_everywhere<Windows, hybridmoe::Environment<14, 130, 9>>(sequences_of(110, 60));
+}

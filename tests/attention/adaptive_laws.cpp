@@ -9,10 +9,10 @@ namespace check = hybridmoe::check;
 namespace position = hybridmoe::position;
 namespace stream = hybridmoe::stream;
 using attention::Window;
+using check::Drive;
 using hybridmoe::Decision;
 using hybridmoe::Heads;
 using hybridmoe::Index;
-using check::Drive;
 
 namespace {
 

@@ -31,8 +31,7 @@ struct Adaptive {
   using Inner = Softmax<heads, Mask, Option<position::Tag, position::Rotary<>, Options...>,
                         Option<QueryKeyNormTag, PlainQueryKey, Options...>, Option<BiasTag, Bias<false, false>, Options...>>;
 
-  static constexpr bool options =
-      (has_a_tag<Options, position::Tag, QueryKeyNormTag, BiasTag, window::Tag, scorer::Tag> && ...);
+  static constexpr bool options = (has_a_tag<Options, position::Tag, QueryKeyNormTag, BiasTag, window::Tag, scorer::Tag> && ...);
   static constexpr bool bounded = 0 < bounds.least && bounds.least <= bounds.most;
   static constexpr bool ramped = 0 < bounds.ramp && bounds.ramp <= bounds.least;
   static constexpr bool covers = Keys::entries == 0 || Keys::grid + bounds.ramp <= bounds.least;
@@ -115,8 +114,8 @@ struct Adaptive {
       const auto part = part_states<T>(states);
       Core::prepare(call, p.core, x, stores, tape.core);
       const Index blocks = divide_up(batch.rows, reach_rows);
-      call.space.each(blocks, ReachKernel<T, Shape, Policy, bounds.least, bounds.most>{
-                                  batch, WindowStreams<T>::of(call), ReachReport<T>::of(call), tape.reach});
+      call.space.each(blocks, ReachKernel<T, Shape, Policy, bounds.least, bounds.most>{batch, WindowStreams<T>::of(call),
+                                                                                       ReachReport<T>::of(call), tape.reach});
       Part::forward(call, p.keys, x, stores, part, tape.keys);
       if (tape.value != nullptr) {
         call.space.each(blocks, ReachCostKernel<T, Shape>{cost(call, tape), tape.partial});
@@ -124,8 +123,8 @@ struct Adaptive {
       }
       using Attend = ops::WeightedAttention<T, heads.query, heads.kv, Core::size, Shape>;
       call.space.each(Attend::items(batch),
-                      Attend{batch, tape.core.ready, tape.reach, stores, tape.keys.lists,
-                             Part::template places<T>(stores, part), tape.core.mixed, tape.core.log_sum_of_exp});
+                      Attend{batch, tape.core.ready, tape.reach, stores, tape.keys.lists, Part::template places<T>(stores, part),
+                             tape.core.mixed, tape.core.log_sum_of_exp});
       Core::finish(call, p.core, tape.core, y);
     }
 

@@ -71,6 +71,13 @@ inline std::string groups_text(const std::vector<train::Range>& ranges) {
   return std::to_string(random::hash(text));
 }
 
+inline std::string budgets_text(const train::Budgets& b) {
+  std::string text = b.sampled ? "sampled" : "fixed";
+  for (const double value : {b.fixed.budget, b.fixed.target, b.least, b.price, b.twins_from, b.twin_loss, b.gain_loss})
+    text += " " + exact(value);
+  return text;
+}
+
 /// The settings that must be the same for training to go on bit for bit, as {name, text}.
 template <class Language, class T, class Space>
 std::vector<std::pair<std::string_view, std::string>> settings(const train::TrainerCore<Language, T, Space>& trainer,
@@ -88,6 +95,7 @@ std::vector<std::pair<std::string_view, std::string>> settings(const train::Trai
           {"epsilon", exact(o.optimizer.epsilon)},
           {"weight_decay", exact(o.optimizer.weight_decay)},
           {"groups", groups_text(trainer.groups())},
+          {"budgets", budgets_text(o.budgets)},
           {"pattern", model.pattern},
           {"model", costs_text<Language>(trainer.model().layout())},
           {description_key, description_setting(model.description)},

@@ -2,6 +2,7 @@
 /// @file account.hpp
 /// What a model costs, as constant expressions of its type.
 
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/model/fingerprint.hpp>
 #include <hybridmoe/model/language_model.hpp>
 
@@ -30,7 +31,22 @@ struct CoreAccount {
   }
   static constexpr Flops flops_per_token(Layout layout, Index length) {
     return Flops::product(static_cast<double>(Core::vocab * Core::width)) + Core::FinalLayer::flops_per_token(length) +
-           layout.sum(layer_flops(length));
+           Core::Sources::flops_per_token(length) + layout.sum(layer_flops(length));
+  }
+  static constexpr Index cache_elements(Layout layout, Index length) {
+    using S = typename Core::Sources;
+    return S::cache_elements_per_token(length) * length + S::recurrent_elements + layout.sum(layer_cache(length));
+  }
+  /// The most forward FLOPs of one token at budget β (layer/budget.hpp); layers without a choice cost what they cost.
+  static constexpr double capped_flops(Layout layout, Index length, double beta) {
+    const auto capped = per_kind([length, beta]<class L>() {
+      if constexpr (requires { L::capped_flops(length, beta); })
+        return static_cast<double>(L::capped_flops(length, beta));
+      else
+        return L::flops_per_token(length).forward;
+    });
+    return 2.0 * static_cast<double>(Core::vocab * Core::width) + Core::FinalLayer::flops_per_token(length).forward +
+           Core::Sources::flops_per_token(length).forward + layout.sum(capped);
   }
 
  private:
@@ -54,10 +70,20 @@ struct Account {
   static constexpr Spread active_parameters() { return Kinds::active_parameters(M::constant_layout); }
   /// For one token, averaged over the positions of a sequence of `length` tokens. The head counts; table lookups are free.
   static constexpr Flops flops_per_token(Index length) { return Kinds::flops_per_token(M::constant_layout, length); }
+  /// C(β): the most forward FLOPs that any token of a sequence of `length` tokens costs at budget β, whatever was learned.
+  static constexpr double capped_flops(Index length, double beta) {
+    return Kinds::capped_flops(M::constant_layout, length, beta);
+  }
+  /// The largest β in {0, 1/64, …, 1} that keeps every token below `part` of the worst case, C(1).
+  static constexpr double budget_for(double part, Index length) {
+    return beta_for(part, [length](double beta) { return capped_flops(length, beta); });
+  }
+  /// How many of its last tokens a sequence may take back: 0 if some layer's state cannot.
+  static constexpr Index rewind() { return M::rewind_limit(); }
   /// Bytes that a sequence of `length` tokens needs at least: growing caches, and states of fixed size, in elements of T.
   template <class T>
   static constexpr Index cache_bytes(Index length) {
-    return M::constant_layout.sum(Kinds::layer_cache(length)) * static_cast<Index>(sizeof(T));
+    return Kinds::cache_elements(M::constant_layout, length) * static_cast<Index>(sizeof(T));
   }
   /// Bytes of one sequence's state as this library lays it out, for the whole context, rings and tails included.
   template <class T>

@@ -67,8 +67,12 @@ std::string table(Layout layout, std::string_view pattern) {
   text += numbered("\", ", layout.layers) += numbered(" layers, width ", Core::width);
   text += numbered(", vocabulary ", Core::vocab) += numbered(", context ", Core::context) += "\n";
   head(text);
-  const auto outer = static_cast<double>(A::outer_parameters);
+  const auto sources = static_cast<double>(Core::template source_elements<float, Flat>);
+  const auto outer = static_cast<double>(A::outer_parameters) - sources;
   row(text, "embedding, norm, head", "", 1, outer, outer, 2.0 * static_cast<double>(Core::vocab * Core::width), 0);
+  if constexpr (!Core::Sources::empty)
+    row(text, "sources", "", 1, sources, sources, Core::Sources::flops_per_token(Core::context).forward,
+        static_cast<double>(Core::Sources::template state_size<T>));
   kinds<Core, T>(text, layout);
   const Spread active = A::active_parameters(layout);
   const Flops flops = A::flops_per_token(layout, Core::context);

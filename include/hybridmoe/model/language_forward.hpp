@@ -7,22 +7,25 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 
-template <LanguageSizes sizes_, class Final, class... Blocks>
+template <LanguageSizes sizes_, class Final, class Sources_, class... Blocks>
 template <class Storage, class Space, class T>
-HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Blocks...>::forward(const Call<Space>& call, Layout layout, const T* buffer,
-                                                                        const std::int32_t* token, std::byte* states,
-                                                                        Index state_stride_bytes, const Index* wanted,
-                                                                        Index wanted_count, T* logits) {
+HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::forward(const Call<Space>& call, Layout layout,
+                                                                                  const T* buffer, const std::int32_t* token,
+                                                                                  std::byte* states, Index state_stride_bytes,
+                                                                                  const Index* wanted, Index wanted_count,
+                                                                                  T* logits) {
   const auto& p = *reinterpret_cast<const Parameters<T, Storage>*>(buffer);
   Arena arena = call.arena;
   const InferencePlan<T> plan(arena, Extent::of(call.batch, false));
   embed<Storage>(call, p, token, plan.a);
   Call<Space> inner = call.with(arena);
   inner.training = false;
-  const T* h =
-      Layers::forward(inner, layout, buffer + outer_elements<T, Storage>, Storage{}, states, state_stride_bytes, plan.a, plan.b);
+  run_sources(inner, p, token, plan.embedded, plan.a, states, state_stride_bytes, plan.sources);
+  const T* h = Layers::forward(inner, layout, buffer + outer_elements<T, Storage>, Storage{},
+                               states + Sources::template state_size<T>, state_stride_bytes, plan.a, plan.b);
 
   Call<Space> head = call.with(arena);
+  head.side = {};  // its rows are others
   head.batch.rows = wanted_count;
   const HeadPlan<T> s(head.arena, Extent{wanted_count, call.batch.sequences, false});
   call.space.each(wanted_count, ops::SelectRows<T, width>{h, wanted, s.selected});

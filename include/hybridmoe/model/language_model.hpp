@@ -7,6 +7,15 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 
+struct SourcesTag {};
+/// What runs between the embedding and the stack (layer/source.hpp), in order.
+template <class... Descriptions>
+struct Sources : SourcesTag {
+  static constexpr bool empty = sizeof...(Descriptions) == 0;
+  template <Index layers>
+  using For = SourcesFor<empty ? 0 : layers, Descriptions...>;
+};
+
 struct FinalNormTag {};
 /// The norm before the head (default norm::Rms<>).
 template <class Description>
@@ -49,7 +58,7 @@ constexpr auto model() {
     if constexpr (!std::is_same_v<decltype(letters), const Is<Sound>>) {
       return letters;
     } else {
-      using Env = Environment<sizes.width, sizes.context, smaller(sizes.chunk, sizes.context)>;
+      using Env = Environment<sizes.width, sizes.context, smaller(sizes.chunk, sizes.context), sizes.rewind>;
       return check_model::first_fault(block<typename Slots::Block, Env>()..., layer<Final, Env>());
     }
   }
@@ -58,9 +67,9 @@ constexpr auto model() {
 }  // namespace check_model
 
 /// A sound model: its core, and what the pattern adds to it: tables, and the core's functions for them. Use LanguageModel.
-template <LanguageSizes sizes_, class Pattern_, class Final, class... Slots>
-struct LanguageBody : LanguageCore<sizes_, Final, typename Slots::Block...> {
-  using Core = LanguageCore<sizes_, Final, typename Slots::Block...>;
+template <LanguageSizes sizes_, class Pattern_, class Final, class Sources_, class... Slots>
+struct LanguageBody : LanguageCore<sizes_, Final, typename Sources_::template For<Pattern_::count>, typename Slots::Block...> {
+  using Core = LanguageCore<sizes_, Final, typename Sources_::template For<Pattern_::count>, typename Slots::Block...>;
   using LayerPattern = Pattern_;
   static constexpr Index layer_count = LayerPattern::count;
   static_assert(sizeof...(Slots) <= 256, "a Layout numbers slots in a byte");
@@ -112,49 +121,49 @@ struct LanguageBody : LanguageCore<sizes_, Final, typename Slots::Block...> {
   HYBRIDMOE_FUNCTION static void loss_and_gradient(const Call<Space>& call, const T* buffer, const std::int32_t* token,
                                                    const std::int32_t* target, std::type_identity_t<T> scale, bool recompute,
                                                    double* loss, std::type_identity_t<T>* gradient,
-                                                   std::type_identity_t<T>** streams_out = nullptr) {
-    Core::loss_and_gradient(call, layout(), buffer, token, target, scale, recompute, loss, gradient, streams_out);
+                                                   std::type_identity_t<T>** streams_out = nullptr, const Twins& twins = {}) {
+    Core::loss_and_gradient(call, layout(), buffer, token, target, scale, recompute, loss, gradient, streams_out, twins);
   }
 };
 
-template <bool sound, LanguageSizes sizes, class Pattern, class Final, class... Slots>
+template <bool sound, LanguageSizes sizes, class Pattern, class Final, class Sources, class... Slots>
 struct LanguageBase {
-  using type = LanguageBody<sizes, Pattern, Final, Slots...>;
+  using type = LanguageBody<sizes, Pattern, Final, Sources, Slots...>;
 };
 /// What an unsound model turns into after its one error: a small sound one, so that nothing else is reported.
-template <LanguageSizes sizes, class Pattern, class Final, class... Slots>
-struct LanguageBase<false, sizes, Pattern, Final, Slots...> {
-  using type = LanguageBody<LanguageSizes{.vocab = 1, .width = 1, .context = 1}, hybridmoe::Pattern<"x">, norm::Rms<>,
+template <LanguageSizes sizes, class Pattern, class Final, class Sources_, class... Slots>
+struct LanguageBase<false, sizes, Pattern, Final, Sources_, Slots...> {
+  using type = LanguageBody<LanguageSizes{.vocab = 1, .width = 1, .context = 1}, hybridmoe::Pattern<"x">, norm::Rms<>, Sources<>,
                             Slot<'x', Block<norm::Rms<>>>>;
 };
 
-template <class Final, class List, class... Options>
+template <class Final, class Sources, class List, class... Options>
 struct SplitOptions;
 template <class... Types>
 struct TypeList {};
-template <class Final, class... Slots>
-struct SplitOptions<Final, TypeList<Slots...>> {
+template <class Final, class Sources, class... Slots>
+struct SplitOptions<Final, Sources, TypeList<Slots...>> {
   using FinalNormType = Final;
   template <LanguageSizes sizes, class Pattern>
   using Answer = typename decltype(check_model::model<sizes, Pattern, Final, Slots...>())::type;
   template <LanguageSizes sizes, class Pattern>
-  using Body =
-      typename LanguageBase<std::is_same_v<Answer<sizes, Pattern>, check_model::Sound>, sizes, Pattern, Final, Slots...>::type;
+  using Body = typename LanguageBase<std::is_same_v<Answer<sizes, Pattern>, check_model::Sound>, sizes, Pattern, Final, Sources,
+                                     Slots...>::type;
 };
-template <class Final, class... Slots, class First, class... Rest>
-struct SplitOptions<Final, TypeList<Slots...>, First, Rest...>
-    : std::conditional_t<is_slot<First>, SplitOptions<Final, TypeList<Slots..., First>, Rest...>,
-                         SplitOptions<Final, TypeList<Slots...>, Rest...>> {};
+template <class Final, class Sources, class... Slots, class First, class... Rest>
+struct SplitOptions<Final, Sources, TypeList<Slots...>, First, Rest...>
+    : std::conditional_t<is_slot<First>, SplitOptions<Final, Sources, TypeList<Slots..., First>, Rest...>,
+                         SplitOptions<Final, Sources, TypeList<Slots...>, Rest...>> {};
 
 template <class... Options>
-using LanguageOptions =
-    SplitOptions<typename Option<FinalNormTag, FinalNorm<norm::Rms<>>, Options...>::type, TypeList<>, Options...>;
+using LanguageOptions = SplitOptions<typename Option<FinalNormTag, FinalNorm<norm::Rms<>>, Options...>::type,
+                                     Option<SourcesTag, Sources<>, Options...>, TypeList<>, Options...>;
 
 /// A language model. Name one by deriving from it:
 ///
 ///     struct Tiny : LanguageModel<LanguageSizes{...}, Pattern<"GLLS", layers<16>>, Slot<'G', Block<...>>, ...> {};
 ///
-/// Options beside the slots: FinalNorm.
+/// Options beside the slots: FinalNorm<...>, Sources<...>.
 template <LanguageSizes sizes, class Pattern, class... Options>
 struct LanguageModel : LanguageOptions<Options...>::template Body<sizes, Pattern> {
   /// The description without the user's name for it: what tells two models of one name apart.

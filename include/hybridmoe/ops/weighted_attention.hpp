@@ -237,8 +237,7 @@ struct WeightedAttention {
         tile.gather(places, head, keys, values);
         tile::multiply<T, key_tile>(count, size, query, size, 1, keys, key_tile, score, key_tile);
         for (int m = 0; m < count; ++m)
-          rescale(sum + m * size,
-                  soften_weighted(score + m * key_tile, weights + m / group * key_tile, maximum[m], total[m]));
+          rescale(sum + m * size, soften_weighted(score + m * key_tile, weights + m / group * key_tile, maximum[m], total[m]));
         tile::multiply_add<T, size>(count, tile.count, score, key_tile, 1, values, size, sum, size);
       }
     }

@@ -36,17 +36,31 @@ struct Range {
   Group group{};
 };
 
+/// A tensor with a rule of its own (Update), and where its measured errors are kept.
+struct RuledTensor {
+  Index begin = 0, count = 0;
+  Update update = Update::frozen;
+  double rate = 0;
+  Index errors = 0;  ///< the first of its errors in the buffer of all
+};
+
 /// A visitor that walks a buffer's tensors and merges neighbours of one group. `base` is the buffer's first element.
 template <class T>
 struct CollectRanges {
   const T* base;
   GroupRule rule;
   std::vector<Range>* ranges;
+  std::vector<RuledTensor>* ruled;
 
   template <class Tensor>
   void operator()(const Name& name, const Trait& trait, const Tensor& tensor) const {
-    const Group group = rule(name.text(), trait);
     const Index begin = tensor.data - base;
+    if (trait.update != Update::gradient) {
+      const Index errors = ruled->empty() ? 0 : ruled->back().errors + ruled->back().count;
+      ruled->push_back({begin, Tensor::size, trait.update, static_cast<double>(trait.rate), errors});
+      return;
+    }
+    const Group group = rule(name.text(), trait);
     if (!ranges->empty() && ranges->back().end == begin && ranges->back().group == group)
       ranges->back().end = begin + Tensor::size;
     else
@@ -74,6 +88,40 @@ struct AdamWKernel {
       const T step = m[i] * correction1 / (math::sqrt(v[i] * correction2) + epsilon);
       p[i] -= rate * (step + decay * p[i]);
     }
+  }
+};
+
+/// Takes a tensor's measured errors out of the gradient, so that they do not count in its norm.
+template <class T>
+struct TakeErrors {
+  Index count;
+  T *gradient, *errors;
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
+    for (Index i = 0; i < count; ++i) {
+      errors[i] = gradient[i];
+      gradient[i] = T(0);
+    }
+  }
+};
+
+/// One step of Update::sign (centred: the tensor's mean is taken out) or Update::integral. One item: a tensor.
+template <class T>
+struct FollowRule {
+  Index count;
+  bool sign;
+  T rate;
+  const T* errors;
+  T* p;
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
+    T mean = 0;
+    for (Index i = 0; i < count; ++i) {
+      const T e = errors[i];
+      p[i] -= rate * (!sign ? e : e > T(0) ? T(1) : e < T(0) ? T(-1) : T(0));
+      mean += p[i];
+    }
+    if (!sign) return;
+    mean /= static_cast<T>(count);
+    for (Index i = 0; i < count; ++i) p[i] -= mean;
   }
 };
 

@@ -18,7 +18,9 @@ class Trainer : public TrainerCore<typename Model::Language, typename Model::Ele
   /// Checks the options and takes all memory: nothing is allocated later.
   static Result<Trainer> create(Model& model, const Text& text, const Options& options) {
     if (Status sound = Base::examine(model, text, options); !sound) return std::move(sound).error();
-    Trainer trainer(model, text, options);
+    Options complete = options;
+    complete.worst_flops = Model::Cost::capped_flops(options.length, 1.0);
+    Trainer trainer(model, text, complete);
     if (Status held = trainer.has_memory(); !held) return std::move(held).error();
     return Result<Trainer>(std::move(trainer));
   }

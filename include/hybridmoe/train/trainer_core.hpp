@@ -8,6 +8,7 @@
 #include <hybridmoe/layer/batch_plan.hpp>
 #include <hybridmoe/model/model.hpp>
 #include <hybridmoe/train/adamw.hpp>
+#include <hybridmoe/train/budgets.hpp>
 #include <hybridmoe/train/schedule.hpp>
 #include <hybridmoe/train/text.hpp>
 
@@ -24,7 +25,15 @@ struct Options {
   float dropout = 0;       ///< on the embedding and on every sublayer's output
   bool auxiliary = true;   ///< auxiliary losses of routers
   bool recompute = false;  ///< keep only each layer's input and compute activations again in backward
-  std::uint64_t seed = 1;  ///< data order and dropout
+  std::uint64_t seed = 1;  ///< data order, dropout and drawn budgets
+  Budgets budgets{};       ///< what rows may spend, for models that choose how much to compute
+  double worst_flops = 0;  ///< C(1), set by Trainer::create from the model's type
+};
+
+/// What an evaluation saw. Use is per token, averaged over all rows: [fields of Used] of every layer.
+struct Evaluation {
+  double loss = 0;  ///< nats per token
+  std::vector<double> used;
 };
 
 struct StepReport {
@@ -54,7 +63,9 @@ class TrainerCore {
   void skip() { ++step_; }
 
   /// Mean cross-entropy over the first `windows` validation windows (all if 0), nats per token.
-  double evaluate(Index windows = 0);
+  double evaluate(Index windows = 0, const Condition& condition = {}) { return measure(windows, condition).loss; }
+  /// The same, and what the layers used.
+  Evaluation measure(Index windows = 0, const Condition& condition = {});
 
   Index steps_done() const { return step_; }
   Index tokens_per_step() const { return rows() * options_.accumulate; }
@@ -93,7 +104,16 @@ class TrainerCore {
   /// Loads windows: `start` says where a sequence's begins.
   template <class Start>
   void load_windows(Start&& start, Index used = INT64_MAX);
-  double run(bool learn, Index micro);
+  /// Loads every sequence's budget and target.
+  template <class Of>
+  void load_conditions(Of&& of);
+  /// Rows whose gain from computing is taken, of a draw.
+  Twins load_twins(const BudgetDraw& draw);
+  double progress() const {
+    return options_.schedule.steps > 0 ? static_cast<double>(step_) / static_cast<double>(options_.schedule.steps) : 1.0;
+  }
+  Index used_width() const { return Used::fields * model_->layout().layers; }
+  double run(bool learn, Index micro, const Twins& twins);
   double sum_of_squares();
   void update(const StepReport& report);
   Error not_finite() const;
@@ -105,6 +125,10 @@ class TrainerCore {
   exec::Buffer<Space> gradient_, first_, second_, arena_, indices_, tokens_, scalars_;
   std::vector<std::int32_t> host_tokens_;
   std::vector<Range> ranges_;
+  std::vector<RuledTensor> ruled_;
+  exec::Buffer<Space> errors_, conditions_, twins_, used_;
+  std::vector<T> host_conditions_, host_used_;
+  std::vector<Index> host_twins_;
   Batch batch_{};
   T* streams_ = nullptr;
   Index step_ = 0;
@@ -128,6 +152,12 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
     return Error{Code::bad_argument, "Options::length must lie between 1 and the model's context", "training", options.length,
                  Language::context};
   if (!(options.dropout >= 0 && options.dropout < 1)) return Error{Code::bad_argument, "Options::dropout must lie in [0, 1)"};
+  const Budgets& b = options.budgets;
+  for (const double part : {b.fixed.budget, b.fixed.target, b.least, b.twins_from})
+    if (!(part >= 0 && part <= 1))
+      return Error{Code::bad_argument, "Options::budgets: budgets, targets and parts must lie in [0, 1]"};
+  if (!(b.price >= 0 && b.twin_loss >= 0 && b.gain_loss >= 0))
+    return Error{Code::bad_argument, "Options::budgets: a price or a weight is negative or not a number"};
   if (Status fits = text.examine(options.length); !fits) return fits;
   for (Index i = 0; i < text.size(); ++i)
     if (text.tokens()[i] < 0 || text.tokens()[i] >= Language::vocab)
@@ -148,10 +178,18 @@ TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& te
       indices_(model.space(), BatchPlan::index_count(rows(), options.batch) * static_cast<Index>(sizeof(Index))),
       tokens_(model.space(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t))),
       scalars_(model.space(), (2 + divide_up(model.size(), update_block)) * static_cast<Index>(sizeof(double))),
-      host_tokens_(to_size(2 * rows())) {
+      host_tokens_(to_size(2 * rows())),
+      conditions_(model.space(), 2 * rows() * static_cast<Index>(sizeof(T))),
+      twins_(model.space(), rows() * static_cast<Index>(sizeof(Index))),
+      used_(model.space(), rows() * used_width() * static_cast<Index>(sizeof(T))),
+      host_conditions_(to_size(2 * rows())),
+      host_used_(to_size(rows() * used_width())),
+      host_twins_(to_size(rows())) {
   const std::vector<T> layout(to_size(model.size()));
-  Language::template visit<T, Flat>(model.layout(), CollectRanges<T>{layout.data(), options_.groups, &ranges_}, Name{},
+  Language::template visit<T, Flat>(model.layout(), CollectRanges<T>{layout.data(), options_.groups, &ranges_, &ruled_}, Name{},
                                     layout.data());
+  const Index errors = ruled_.empty() ? 0 : ruled_.back().errors + ruled_.back().count;
+  errors_ = exec::Buffer<Space>(model.space(), errors * static_cast<Index>(sizeof(T)));
   BatchPlan plan(rows(), options_.batch);
   for (Index b = 0; b < options_.batch; ++b) plan.add(b, 0, options_.length);
   if (indices_) indices_.copy_in(plan.data(), plan.count() * static_cast<Index>(sizeof(Index)));
@@ -160,7 +198,8 @@ TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& te
 
 template <class Language, class T_, class Space_>
 Status TrainerCore<Language, T_, Space_>::has_memory() const {
-  if (gradient_ && first_ && second_ && arena_ && indices_ && tokens_ && scalars_) return Done{};
+  if (gradient_ && first_ && second_ && arena_ && indices_ && tokens_ && scalars_ && errors_ && conditions_ && twins_ && used_)
+    return Done{};
   return Error{Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset,
                4 * model_->size_bytes() + arena_bytes()};
 }
@@ -170,10 +209,12 @@ Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
   ops::zero(model_->space(), model_->size(), gradient_.template as<T>());
   StepReport report{step_, 0, 0, options_.schedule.rate(step_)};
   for (Index micro = 0; micro < options_.accumulate; ++micro) {
-    load_windows([&](Index b) {
-      return text_->training_window(key(), (step_ * options_.accumulate + micro) * options_.batch + b, options_.length);
-    });
-    const double loss = run(true, micro) / static_cast<double>(rows());
+    const Index number = step_ * options_.accumulate + micro;
+    const BudgetDraw draw(options_.budgets, key(), static_cast<std::uint64_t>(number), options_.batch, progress());
+    load_windows(
+        [&](Index b) { return text_->training_window(key(), number * options_.batch + draw.window(b), options_.length); });
+    load_conditions([&](Index b) { return draw.of(b); });
+    const double loss = run(true, micro, load_twins(draw)) / static_cast<double>(rows());
     if (!math::is_finite(loss)) return not_finite();
     report.loss += loss / static_cast<double>(options_.accumulate);
   }
@@ -186,16 +227,55 @@ Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
 }
 
 template <class Language, class T_, class Space_>
-double TrainerCore<Language, T_, Space_>::evaluate(Index windows) {
+Evaluation TrainerCore<Language, T_, Space_>::measure(Index windows, const Condition& condition) {
   const Index all = text_->validation_windows(options_.length);
   const Index count = windows <= 0 ? all : smaller(windows, all);
-  double total = 0;
+  Evaluation result;
+  result.used.assign(to_size(used_width()), 0.0);
+  load_conditions([&](Index) { return condition; });
   for (Index first = 0; first < count; first += options_.batch) {
     const Index now = smaller(options_.batch, count - first);
     load_windows([&](Index b) { return text_->validation_window(first + smaller(b, now - 1), options_.length); }, now);
-    total += run(false, 0);
+    result.loss += run(false, 0, {});
+    used_.copy_out(host_used_.data(), used_.bytes());
+    for (Index row = 0; row < now * options_.length; ++row)
+      for (Index i = 0; i < used_width(); ++i)
+        result.used[to_size(i)] += static_cast<double>(host_used_[to_size(row * used_width() + i)]);
   }
-  return total / static_cast<double>(count * options_.length);
+  const auto tokens = static_cast<double>(count * options_.length);
+  result.loss /= tokens;
+  for (double& use : result.used) use /= tokens;
+  return result;
+}
+
+template <class Language, class T_, class Space_>
+template <class Of>
+void TrainerCore<Language, T_, Space_>::load_conditions(Of&& of) {
+  for (Index b = 0; b < options_.batch; ++b) {
+    const Condition condition = of(b);
+    for (Index row = b * options_.length; row < (b + 1) * options_.length; ++row) {
+      host_conditions_[to_size(row)] = static_cast<T>(condition.budget);
+      host_conditions_[to_size(rows() + row)] = static_cast<T>(condition.target);
+    }
+  }
+  conditions_.copy_in(host_conditions_.data(), conditions_.bytes());
+}
+
+template <class Language, class T_, class Space_>
+Twins TrainerCore<Language, T_, Space_>::load_twins(const BudgetDraw& draw) {
+  const Index length = options_.length, span = draw.twins() * length;
+  if (span == 0) return {};
+  Index gains = 0, *const full = host_twins_.data(), *const low = full + span;
+  for (Index pair = 0; pair < draw.twins(); ++pair) {
+    if (!draw.at_least(pair)) continue;
+    for (Index i = 0; i < length; ++i, ++gains) {
+      full[gains] = pair * length + i;
+      low[gains] = span + pair * length + i;
+    }
+  }
+  twins_.copy_in(host_twins_.data(), 2 * span * static_cast<Index>(sizeof(Index)));
+  const Index* const where = twins_.template as<Index>();
+  return {{0, span, span}, options_.budgets.twin_loss, where, where + span, gains, options_.budgets.gain_loss};
 }
 
 /// Fills tokens and targets; windows beyond `used` get no target.
@@ -217,7 +297,7 @@ void TrainerCore<Language, T_, Space_>::load_windows(Start&& start, Index used) 
 
 /// The summed loss of the loaded windows; with gradients added if `learn`.
 template <class Language, class T_, class Space_>
-double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro) {
+double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro, const Twins& twins) {
   Call<Space> call;
   call.space = model_->space();
   call.batch = batch_;
@@ -228,11 +308,18 @@ double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro) {
     const random::Block words = random::draw(key(), 0x64726f70u, static_cast<std::uint64_t>(step_ * options_.accumulate + micro));
     call.noise = {{words.word[0], words.word[1]}, options_.dropout};
     call.auxiliary = options_.auxiliary ? share : 0;
+    if (options_.worst_flops > 0) call.price = options_.budgets.price / options_.worst_flops;
   }
+  call.progress = learn ? progress() : 1.0;
+  const T* const conditions = conditions_.template as<const T>();
+  call.side.template set<stream::Budget, T>(conditions, nullptr, 1);
+  call.side.template set<stream::Target, T>(conditions + rows(), nullptr, 1);
+  call.side.used = learn ? nullptr : used_.data();
+  call.side.used_width = used_width();
   const std::int32_t* const token = tokens_.template as<std::int32_t>();
   Language::loss_and_gradient(call, model_->layout(), model_->parameters(), token, token + rows(),
                               static_cast<T>(share / static_cast<double>(rows())), options_.recompute,
-                              scalars_.template as<double>(), learn ? gradient_.template as<T>() : nullptr, &streams_);
+                              scalars_.template as<double>(), learn ? gradient_.template as<T>() : nullptr, &streams_, twins);
   double loss = 0;
   scalars_.copy_out(&loss, sizeof loss);
   return loss;
@@ -242,6 +329,8 @@ double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro) {
 template <class Language, class T_, class Space_>
 double TrainerCore<Language, T_, Space_>::sum_of_squares() {
   const Space& space = model_->space();
+  for (const RuledTensor& r : ruled_)
+    space.each(1, TakeErrors<T>{r.count, gradient_.template as<T>() + r.begin, errors_.template as<T>() + r.errors});
   double* const partial = scalars_.template as<double>() + 1;
   const Index blocks = divide_up(model_->size(), update_block);
   space.each(blocks, SquareSums<T>{model_->size(), gradient_.template as<T>(), partial});
@@ -266,6 +355,10 @@ void TrainerCore<Language, T_, Space_>::update(const StepReport& report) {
                        static_cast<T>(o.weight_decay * r.group.decay), static_cast<T>(scale),
                        static_cast<T>(1 / (1 - std::pow(o.beta1, t))), static_cast<T>(1 / (1 - std::pow(o.beta2, t)))});
   }
+  for (const RuledTensor& r : ruled_)
+    if (r.update != Update::frozen)
+      model_->space().each(1, FollowRule<T>{r.count, r.update == Update::sign, static_cast<T>(r.rate),
+                                            errors_.template as<T>() + r.errors, model_->parameters() + r.begin});
 }
 
 /// Where it began: the first layer whose output is not finite, else the first tensor whose gradient is not.

@@ -1,0 +1,66 @@
+#pragma once
+/// @file budgets.hpp
+/// Which compute budget β and which performance target q each sequence of a batch trains with, so that one set of weights serves
+/// every budget: a quarter of the sequences at β = 1, a quarter at the least budget, the rest at a uniform one; q is uniform.
+/// Later in training some sequences appear twice, at full and at a lower budget (twins).
+
+#include <hybridmoe/core/random.hpp>
+
+namespace hybridmoe::inline HYBRIDMOE_ABI::train {
+
+/// What the rows of an evaluation, or all rows of a training without sampling, may spend.
+struct Condition {
+  double budget = 1;  ///< β in [0, 1]
+  double target = 1;  ///< q in [0, 1]; 1: spend the budget
+};
+
+struct Budgets {
+  bool sampled = false;  ///< draw β and q per sequence; otherwise every row has `fixed`
+  Condition fixed{};
+  double least = 0;         ///< the lowest budget that is drawn
+  double price = 0.05;      ///< λ₀: the auxiliary loss of a row with target 0 that spends all of C(1)
+  double twins_from = 0.5;  ///< the part of training after which a quarter of the sequences have a twin; 1: never
+  double twin_loss = 1;     ///< weight of KL(full twin, held constant ‖ low twin), per token
+  double gain_loss = 0.01;  ///< weight of (c − rank of the gain from computing)², per token
+};
+
+/// The draw of a step: how many of the batch's sequences are twins of others, and each sequence's β and q.
+class BudgetDraw {
+ public:
+  BudgetDraw(const Budgets& budgets, random::Key key, std::uint64_t micro, Index batch, double progress)
+      : budgets_(budgets), key_(key), micro_(micro), batch_(batch) {
+    twins_ = budgets.sampled && progress >= budgets.twins_from ? batch / 4 : 0;
+  }
+  /// Sequences 0 … twins()−1 are at full budget, and twins() … 2·twins()−1 hold the same windows at a lower one.
+  Index twins() const { return twins_; }
+  /// Whether twin pair `pair` is one at the least budget, whose gain from computing teaches the complexity.
+  bool at_least(Index pair) const { return pair % 2 == 0; }
+  /// Which of the step's windows a sequence shows: twins share one.
+  Index window(Index sequence) const { return sequence < twins_ ? sequence : sequence - twins_; }
+
+  Condition of(Index sequence) const {
+    if (!budgets_.sampled) return budgets_.fixed;
+    const random::Block words =
+        random::draw(key_, 0x62756467u, micro_ * static_cast<std::uint64_t>(batch_) + static_cast<std::uint64_t>(sequence));
+    const double u = static_cast<double>(random::uniform(words.word[0])), q = static_cast<double>(random::uniform(words.word[1]));
+    const double drawn = budgets_.least + (1 - budgets_.least) * u;
+    if (sequence < twins_) return {1, q};
+    if (sequence < 2 * twins_) {
+      // Both twins have one target: only the budget differs.
+      const random::Block full = random::draw(
+          key_, 0x62756467u, micro_ * static_cast<std::uint64_t>(batch_) + static_cast<std::uint64_t>(sequence - twins_));
+      const double same = static_cast<double>(random::uniform(full.word[1]));
+      return {at_least(sequence - twins_) ? budgets_.least : drawn, same};
+    }
+    const Index kind = sequence % 4;
+    return {kind == 0 ? 1 : kind == 1 ? budgets_.least : drawn, q};
+  }
+
+ private:
+  Budgets budgets_;
+  random::Key key_;
+  std::uint64_t micro_;
+  Index batch_, twins_ = 0;
+};
+
+}  // namespace hybridmoe::train

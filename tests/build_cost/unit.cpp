@@ -1,9 +1,9 @@
 // What a unit costs that trains a model and generates from it. The macros choose:
 //   LAYERS=n  a model of n layers
-//   SECOND    a second model, of another pattern (88 letters, not periodic) over the same kinds of layer
+//   FURTHER   four more models, of other patterns (up to 88 letters, not periodic) over the same kinds of layer
 //   KINDS     those kinds of layer, for all patterns over them
-//   ONLY      the second model alone; its kinds of layer come from the unit of KINDS (extern templates)
-//   MAIN      a program that uses the second model
+//   ONLY      one of those models alone; its kinds of layer come from the unit of KINDS (extern templates)
+//   MAIN      a program that uses it
 // With none of them, the cost of including the library.
 #include <hybridmoe/hybridmoe.hpp>
 
@@ -55,10 +55,18 @@ struct First : ModelOf<hm::Pattern<"GLLS", hm::layers<LAYERS>>> {};
 float first(const hm::train::Text& text) { return use<First>(text); }
 #endif
 
-#if defined(SECOND) || defined(ONLY)
-struct Second : ModelOf<hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS">> {
-};
+template <hm::Index count>
+using Letters =
+    hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS", hm::layers<count>>;
+#if defined(ONLY) || defined(FURTHER)
+struct Second : ModelOf<Letters<88>> {};
 float second(const hm::train::Text& text) { return use<Second>(text); }
+#endif
+#if defined(FURTHER)
+struct Third : ModelOf<Letters<87>> {};
+struct Fourth : ModelOf<Letters<86>> {};
+struct Fifth : ModelOf<Letters<85>> {};
+float third(const hm::train::Text& text) { return use<Third>(text) + use<Fourth>(text) + use<Fifth>(text); }
 #endif
 
 #if defined(MAIN)

@@ -1,15 +1,13 @@
 // What a unit costs that trains a model and generates from it. The macros choose:
-//   LAYERS   how many layers the model has
-//   SECOND   a second model, of another pattern (88 letters, not periodic) over the same layers
-//   ONLY     nothing but the second model, its layers compiled elsewhere (extern templates)
-//   NOTHING  no model at all: the cost of including the library
+//   LAYERS=n  a model of n layers
+//   FURTHER   four more models, of other patterns (up to 88 letters, not periodic) over the same kinds of layer
+//   KINDS     those kinds of layer, for all patterns over them
+//   ONLY      one of those models alone; its kinds of layer come from the unit of KINDS (extern templates)
+//   MAIN      a program that uses it
+// With none of them, the cost of including the library.
 #include <hybridmoe/hybridmoe.hpp>
 
 namespace hm = hybridmoe;
-
-#if !defined(LAYERS)
-#define LAYERS 4
-#endif
 
 constexpr hm::LanguageSizes sizes{.vocab = 256, .width = 64, .context = 128};
 constexpr hm::Heads heads{.query = 4, .kv = 2, .size = 16};
@@ -27,44 +25,54 @@ template <class Description>
 float use(const hm::train::Text& text) {
   using Model = hm::Model<Description, float>;
   Model model{hm::Seed{1}};
-  auto trainer = hm::train::Trainer<Model>::create(model, text, {});
+  auto trainer = hm::train::Trainer<Model>::create(model, text, {.batch = 1, .length = 16});
   if (!trainer || !trainer->step()) return 0;
   const auto packed = hm::pack(model);
-  auto stepper = hm::generate::Stepper<Description, float>::create(packed.parameters(), nullptr, 0);
+  using Stepper = hm::generate::Stepper<Description, float>;
+  std::vector<std::byte> memory(hm::to_size(Stepper::required_bytes()));
+  auto stepper = Stepper::create(packed.parameters(), memory.data(), Stepper::required_bytes());
   if (!stepper) return 0;
   const auto logits = stepper->step(3);
   return logits ? *logits.value() : 0;
 }
 
-#if !defined(NOTHING) && !defined(ONLY)
+#if defined(ONLY) || defined(KINDS)
+using Kinds = ModelOf<hm::Pattern<"G">>::Core;  // the same for every pattern
+using Space = hm::exec::Inline;
+#if defined(KINDS)
+#define ELSEWHERE
+#else
+#define ELSEWHERE extern
+#endif
+ELSEWHERE template class hm::ModelCore<Kinds, float, Space, hm::Flat>;
+ELSEWHERE template class hm::ModelCore<Kinds, float, Space, hm::Packed>;
+ELSEWHERE template class hm::train::TrainerCore<Kinds, float, Space>;
+ELSEWHERE template class hm::generate::StepperCore<Kinds, float, hm::Packed>;
+#endif
+
+#if defined(LAYERS)
 struct First : ModelOf<hm::Pattern<"GLLS", hm::layers<LAYERS>>> {};
 float first(const hm::train::Text& text) { return use<First>(text); }
 #endif
 
-#if defined(SECOND)
-struct Second : ModelOf<hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS">> {
-};
+template <hm::Index count>
+using Letters =
+    hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS", hm::layers<count>>;
+#if defined(ONLY) || defined(FURTHER)
+struct Second : ModelOf<Letters<88>> {};
 float second(const hm::train::Text& text) { return use<Second>(text); }
 #endif
+#if defined(FURTHER)
+struct Third : ModelOf<Letters<87>> {};
+struct Fourth : ModelOf<Letters<86>> {};
+struct Fifth : ModelOf<Letters<85>> {};
+float third(const hm::train::Text& text) { return use<Third>(text) + use<Fourth>(text) + use<Fifth>(text); }
+#endif
 
-#if defined(ONLY)
-struct Second : ModelOf<hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS">> {
-};
-using Kinds = Second::Layers;
-using Space = hm::exec::Inline;
-extern template float* Kinds::forward<Space, float, hm::Packed>(const hm::Call<Space>&, Kinds::Layers, const float*, hm::Packed,
-                                                                std::byte*, hm::Index, float*, float*);
-extern template void Kinds::forward_training<Space, float>(const hm::Call<Space>&, Kinds::Layers, const float*, float*, hm::Arena,
-                                                           bool);
-extern template float* Kinds::backward<Space, float>(const hm::Call<Space>&, Kinds::Layers, const float*, float*, float*,
-                                                     hm::Arena, bool, float*, float*);
-/// The model's two functions: everything else is a class that a program instantiates once.
-void infer(const hm::Call<Space>& call, const float* parameters, const std::int32_t* token, std::byte* states,
-           const hm::Index* wanted, float* logits) {
-  Second::forward<hm::Packed>(call, parameters, token, states, Second::state_stride<float>(), wanted, 1, logits);
-}
-void learn(const hm::Call<Space>& call, const float* parameters, const std::int32_t* token, const std::int32_t* target,
-           double* loss, float* gradient) {
-  Second::loss_and_gradient(call, parameters, token, target, 1.0f, false, loss, gradient, nullptr);
+#if defined(MAIN)
+float second(const hm::train::Text& text);
+int main() {
+  const auto text = hm::train::Text::bytes(std::string(1000, 'x'));
+  return text && second(*text) != 0 ? 0 : 1;
 }
 #endif

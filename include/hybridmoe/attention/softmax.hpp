@@ -151,13 +151,13 @@ struct Softmax {
                                             Parameters<T, Flat>& gradient) {
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(call.batch, true));
-      const Call<Space> inner = call.with(arena);
-      finish_backward(inner, p, tape, dy, s, gradient);
+      const Call<Space> rest = call.with(arena);
+      finish_backward(rest, p, tape, dy, s, gradient);
       using Core = ops::SoftmaxAttentionBackward<T, heads.query, heads.kv, size, Mask>;
       call.space.each(Core::items(call.batch),
                       Core{call.batch, tape.ready, stores_of<T>({}, tape), tape.mixed, tape.log_sum_of_exp, s.d_mixed, s.d_query,
                            s.d_key, s.d_value, s.inner_products});
-      prepare_backward(inner, p, x, tape, s, dx, gradient);
+      prepare_backward(rest, p, x, tape, s, dx, gradient);
     }
 
     // What is around the core, for attention modes with a core of their own (attention/adaptive.hpp).

@@ -132,10 +132,13 @@ struct Stack {
       using Tape = typename Layer::template Tape<T>;
       const Extent e = Extent::of(call.batch, true);
       place.parameters -= element_count<Parameters, T>;
-      if (!recompute) tapes.end -= planned_bytes<Tape>(e);
-      Arena home{tapes.end, tapes.end + planned_bytes<Tape>(e)};
+      Arena kept;
+      if (!recompute) {
+        kept = {tapes.end - planned_bytes<Tape>(e), tapes.end};
+        tapes.end = kept.next;
+      }
       const auto& p = *reinterpret_cast<const Parameters*>(parameters + place.parameters);
-      const Tape tape(recompute ? call.arena : home, e);
+      const Tape tape(recompute ? call.arena : kept, e);
       if (recompute)
         Layer::forward(call, p, Rows<const T, width>{x}, Rows<T, width>{y}, States<typename Layer::template State<T>>{}, tape);
       Layer::backward(call, p, Rows<const T, width>{x}, tape, Rows<const T, width>{dy}, Rows<T, width>{dx},

@@ -25,10 +25,14 @@ struct Norm : NormTag {
   using type = Description;
 };
 
-/// A norm of what the mixer gives, before it is added: h = x + post(mixer(norm x)) (beside the norm before it: Gemma 2; default
-/// none). Whatever size the mixer's output has, the stream grows by the norm's gain, so gains start at 1/√(2·layers), as the
-/// outputs of sublayers do without such a norm: the whole stack then adds variance of about 1. (norm::Gain::one_plus_weight
-/// starts at gain 1 all the same.)
+/// How large a norm's `weight` after a sublayer starts, as a part of 1/√(2·layers).
+inline constexpr float post_gain = 0.1f;
+
+/// A norm of what the mixer gives, before it is added: h = x + post(mixer(norm x)), beside the norm before the mixer (Gemma 2;
+/// default none). However small the mixer's output is, the stream grows by the norm's gain. So its tensor named `weight` starts
+/// at 0.1/√(2·layers) of what the norm says: then all sublayers together add about 0.1 per element, beside embeddings of 0.02.
+/// Started at 1/√(2·layers) or at 1, what they add drowns the embeddings, and training is slower by far (docs/parts/norm.md).
+/// A gain of the form 1 + weight (norm::Gain::one_plus_weight) starts at 1 all the same.
 template <class Description>
 struct PostNorm : PostNormTag {
   using type = Description;
@@ -134,8 +138,11 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
     NormLayer::visit(f, at / "mixer_norm", p.mixer_norm...);
     MixerLayer::visit(f, at / "mixer", p.mixer...);
     const auto scaled = [&f](const Name& name, Trait trait, auto&... tensor) {
-      trait.residual = true;
-      trait.by_depth = false;
+      if (name.part == "weight") {
+        trait.a *= block::post_gain;
+        trait.residual = true;
+        trait.by_depth = false;
+      }
       f(name, trait, tensor...);
     };
     if constexpr (posted) PostLayer::visit(scaled, at / "mixer_post_norm", held<PostLayer>(p, p.mixer_post_norm)...);

@@ -36,21 +36,22 @@ HYBRIDMOE_FUNCTION void head_pieces(Index rows, Index most, const TwinSpan* twin
   for (Index row = 0; row < rows;) {
     Index next = smaller(rows, row + most);
     Index found = -1;
-    for (Index s = 0; s < twin_count; ++s)
-      for (const Index first : {twins[s].full, twins[s].low}) {
-        if (first <= row && row < first + twins[s].count) found = s;
-        if (row < first) next = smaller(next, first);
-      }
+    for (Index s = 0; s < twin_count; ++s) {
+      const TwinSpan& span = twins[s];
+      if ((span.full <= row && row < span.full + span.count) || (span.low <= row && row < span.low + span.count)) found = s;
+      if (row < span.full) next = smaller(next, span.full);
+      if (row < span.low) next = smaller(next, span.low);
+    }
     if (found < 0) {
       one(row, next - row);
       row = next;
       continue;
     }
     const TwinSpan& span = twins[found];
-    if (row == smaller(span.full, span.low)) {
+    if (row == smaller(span.full, span.low)) {  // the other twin's rows are gone over when they are reached
       for (Index at = 0; at < span.count; at += most / 2) pair(span.full + at, span.low + at, smaller(most / 2, span.count - at));
     }
-    row = (row < span.full + span.count && row >= span.full ? span.full : span.low) + span.count;
+    row += span.count;
   }
 }
 

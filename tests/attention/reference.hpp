@@ -16,6 +16,7 @@ struct AttentionReference {
 
   std::size_t width = 0, heads = 0, kv = 0, size = 0;
   std::size_t window = 1u << 30;
+  std::function<double(std::size_t, std::size_t)> reach = {};  ///< if given: the weight of a key (second) for a row (first)
   double base = 0;  ///< of the rotation; 0: none
   std::size_t turned = 0;
   bool adjacent = false, normed = false, gain = false, input_bias = false, output_bias = false;
@@ -36,7 +37,7 @@ struct AttentionReference {
         for (std::size_t s = first; s <= t; ++s) {
           double score = 0;
           for (std::size_t i = 0; i < size; ++i) score += query[(t * heads + h) * size + i] * key[(s * kv + group) * size + i];
-          weight.push_back(std::exp(score / std::sqrt(static_cast<double>(size))));
+          weight.push_back(std::exp(score / std::sqrt(static_cast<double>(size))) * (reach ? reach(t, s) : 1.0));
           total += weight.back();
         }
         for (std::size_t s = first; s <= t; ++s)

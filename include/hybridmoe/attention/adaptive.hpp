@@ -22,7 +22,7 @@ struct ReachLosses {
 };
 
 /// The core of the modes. Options as attention::Softmax, and in any order a window:: policy (default window::Decided).
-/// @tparam Keys  NoKeyTokens, or KeyTokensPart<…>
+/// @tparam Keys  NoKeyTokens, or ChosenKeyTokens<…>
 /// @tparam all   whether the weights of key tokens and of all tokens are decided at run time
 template <Heads heads, Window bounds, class Keys, bool all, class... Options>
 struct Adaptive {
@@ -157,7 +157,7 @@ struct Adaptive {
     }
 
     // Accounting. The nominal choice is the neutral one: the largest window and, where they are decided, all tokens.
-    static constexpr Index recurrent_elements = 0;
+    static constexpr Index recurrent_elements = Part::recurrent_elements;
     static constexpr Spread active_parameters() { return Spread::always(element_count<Parameters<float, Flat>, float>); }
     static constexpr Index cache_elements_per_token(Index context) { return Core::cache_elements_per_token(context); }
     static constexpr Flops flops_per_token(Index context) {
@@ -194,5 +194,16 @@ struct Adaptive {
 /// L: softmax attention within a window whose size each row decides, a real number of keys.
 template <Heads heads, Window bounds = Window{}, class... Options>
 struct AdaptiveLocal : Adaptive<heads, bounds, NoKeyTokens, false, Options...> {};
+
+/// M: the window, and key tokens beyond it. Options also: a scorer:: policy (default `scorer::Learned<>`).
+template <Heads heads, Window bounds = Window{}, Store store = Store{}, class... Options>
+struct KeyTokens
+    : Adaptive<heads, bounds, ChosenKeyTokens<store, Option<scorer::Tag, scorer::Learned<>, Options...>>, false, Options...> {};
+
+/// A: the window, and beyond it key tokens and all tokens, each with a weight in [0, 1] that stream::Decisions gives (neutral:
+/// 1, which is full attention). Options as KeyTokens.
+template <Heads heads, Window bounds = Window{}, Store store = Store{}, class... Options>
+struct TriModal
+    : Adaptive<heads, bounds, ChosenKeyTokens<store, Option<scorer::Tag, scorer::Learned<>, Options...>>, true, Options...> {};
 
 }  // namespace hybridmoe::attention

@@ -250,7 +250,9 @@ static_assert(Bound<Latent<deepseek, attention::Expanded>, 7168>::cache_elements
 static_assert(Bound<Latent<deepseek>, 7168>::active_parameters().most == deepseek_parameters + 2 * 128);
 // The state is what is declared, a tile's padding aside: no second copy of the latent.
 static_assert(hm::state_bytes<DeepSeekV3::State<float>> == Index{4} * 4096 * 576);
-static_assert(DeepSeekV3::capped_flops(4096, 0.0) == DeepSeekV3::flops_per_token(4096).forward);
+// The last token of a context costs most, at every budget.
+static_assert(DeepSeekV3::capped_flops(1, 0.0) == DeepSeekV3::flops_per_token(1).forward);
+static_assert(DeepSeekV3::capped_flops(4096, 0.0) == DeepSeekV3::capped_flops(1, 0.0) + 2.0 * 4095 * 128 * (512 + 64 + 512));
 static_assert(DeepSeekV3::capped_flops(4096, 1.0) == DeepSeekV3::capped_flops(4096, 0.25));
 
 }  // namespace
@@ -260,8 +262,7 @@ TEST_CASE("latent attention computes its formula") {
       .heads = 3, .latent = 37, .rotary = 4, .size = 8, .value = 6, .rank = 10, .base = 10000, .normed = true, .gain = true};
   matches_its_formula<Normed<attention::Absorbed>, Env>(normed);
   matches_its_formula<Normed<attention::Expanded>, Env>(normed);
-  const test::LatentReference plain{
-      .heads = 33, .latent = 7, .rotary = 2, .size = 3, .value = 2, .base = 500, .adjacent = true};
+  const test::LatentReference plain{.heads = 33, .latent = 7, .rotary = 2, .size = 3, .value = 2, .base = 500, .adjacent = true};
   matches_its_formula<Plain<attention::Absorbed>, Odd>(plain);
   matches_its_formula<Plain<attention::Expanded>, Odd>(plain);
   const test::LatentReference weightless{

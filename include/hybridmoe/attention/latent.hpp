@@ -6,11 +6,12 @@
 ///   c_j = RMSNorm(W_down x_j)      k_ij = W_key,i c_j      v_ij = W_value,i c_j      ι_ij = 1/rms(k_ij)
 ///   s = (γ_q⊙γ_k⊙q̂_i)·k_ij·ι_ij + q^R_i·k^R_j, scaled by 1/√(size + rotary)          y = W_out·concat_i Σ_j softmax(s) v_ij
 ///
-/// q̂ is the head's query over its root mean square; q^R and the one k^R are so normalised, too, and then rotated. Without QK-norm
-/// (DeepSeek's form) q̂ = q, ι = 1, γ = 1 and q^R, k^R are only rotated. With query_rank > 0 queries come from a normalised latent
-/// of that rank. See docs/parts/latent.md.
+/// q̂ is the head's query over its root mean square; q^R and the one k^R are normalised so, too, and then rotated. Without
+/// QK-norm (DeepSeek's form) q̂ = q, ι = 1, γ = 1 and q^R, k^R are only rotated. With query_rank > 0 queries come from a
+/// normalised latent of that rank. See docs/parts/latent.md.
 
 #include <hybridmoe/attention/heads.hpp>
+#include <hybridmoe/attention/latent_shape.hpp>
 #include <hybridmoe/core/options.hpp>
 #include <hybridmoe/layer/products.hpp>
 #include <hybridmoe/norm/epsilon.hpp>
@@ -21,28 +22,6 @@
 #include <hybridmoe/position/rotary.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::attention {
-
-/// heads; elements of the latent (c), of the shared rotary key (r), of a head's key besides it (n) and of a head's value (v);
-/// rank of the queries' latent (0: queries directly from x).
-struct LatentHeads {
-  Index heads, latent, rotary, size, value, query_rank = 0;
-};
-
-struct LatentFormTag {};
-/// Scores and mixing in the space of latents: W_key is applied to the query, W_value to the mixed latent (default). A position
-/// costs (2·latent + rotary) multiply-adds per head and query.
-struct Absorbed : LatentFormTag {};
-/// Keys and values of all heads are formed from all stored latents in each call: (size + rotary + value) multiply-adds per head,
-/// query and position, and the forming. Equal to Absorbed but for rounding, with the same parameters.
-struct Expanded : LatentFormTag {};
-
-struct ScoreFactorTag {};
-/// A factor of all scores beside 1/√(size + rotary): YaRN's squared mscale in DeepSeek's models.
-template <Index numerator, Index denominator>
-struct ScoreFactor : ScoreFactorTag {
-  static_assert(numerator > 0 && denominator > 0, "attention::ScoreFactor is a positive fraction");
-  static constexpr double value = static_cast<double>(numerator) / static_cast<double>(denominator);
-};
 
 /// Options (any order): attention::Absorbed (default) or Expanded; attention::NormedQueryKey<...> (default; its weights are γ_q
 /// and γ_k) or PlainQueryKey; a position:: encoding of the rotary part (default position::Rotary<>); ScoreFactor<...>.
@@ -77,14 +56,16 @@ struct Latent {
     static constexpr Index width = Env::width;
     static constexpr bool causal = true;
     static constexpr bool rewinds = true;  // everything lies at its position
-    static constexpr int heads = static_cast<int>(sizes.heads), latent = static_cast<int>(sizes.latent),
-                         rotary = static_cast<int>(sizes.rotary), size = static_cast<int>(sizes.size),
-                         value_size = static_cast<int>(sizes.value);
     static constexpr bool absorbed = std::is_same_v<Form, Absorbed>, normed = QueryKeyNorm::active,
-                          weighted = QueryKeyNorm::weighted, low_rank = sizes.query_rank > 0;
-    static constexpr Index rank = larger(1, sizes.query_rank), query_in = low_rank ? rank : width;
-    static constexpr Index queries = heads * (size + rotary), keys_inner = heads * size, inner = heads * value_size,
-                           lowered = latent + rotary;
+                          weighted = QueryKeyNorm::weighted;
+    using Shape = LatentShape<sizes, absorbed, normed, weighted, Env::context>;
+    static constexpr int heads = Shape::heads, latent = Shape::latent, rotary = Shape::rotary, size = Shape::size,
+                         value_size = Shape::value_size;
+    static constexpr bool low_rank = Shape::low_rank;
+    static constexpr Index rank = Shape::rank, query_in = low_rank ? rank : width, queries = Shape::queries,
+                           keys_inner = Shape::keys_inner, inner = Shape::inner, lowered = Shape::lowered, tiles = Shape::tiles;
+    template <class T>
+    using Keys = typename Shape::template Keys<T>;
     using Epsilon = norm::Epsilon<1, 1'000'000>;  ///< of the latents' norms
 
     /// The same for both forms.
@@ -120,11 +101,6 @@ struct Latent {
       }
     }
 
-    template <class T>
-    using Keys = std::conditional_t<absorbed, ops::AbsorbedKeys<T, heads, latent, rotary, normed>,
-                                    ops::ExpandedKeys<T, heads, latent, rotary, size, value_size, normed>>;
-    static constexpr Index tiles = ops::tiles_for(Env::context);
-
     /// The latents, rotary keys and (absorbed, with QK-norm) inverse root mean squares of all positions. No values: they are the
     /// latents.
     template <class T>
@@ -133,77 +109,9 @@ struct Latent {
     };
 
     template <class T>
-    struct Tape {
-      using K = Keys<T>;
-      T *query_low = nullptr, *query_inverse = nullptr, *query_latent = nullptr;  ///< queries' latent, before and after its norm
-      T *query, *down_rows, *down_inverse, *latents;
-      T* head_key = nullptr;         ///< [rows, heads·size], absorbed with QK-norm
-      T *head_query, *turned_query;  ///< [heads, rows, size], [heads, rows, rotary]
-      T *absorbed_query = nullptr, *mixed_latent = nullptr, *head_value = nullptr;  ///< [heads, rows, latent | latent | value]
-      T *mixed, *log_sum_of_exp;                                                    ///< [rows, heads·value], [heads, rows]
-      T *store = nullptr, *expanded = nullptr;
-      Index* offset = nullptr;  ///< [heads + 1] rows of the heads' products
-      Index tape_tiles = 0;
-      HYBRIDMOE_FUNCTION constexpr Tape(auto& arena, Extent e) {
-        const auto take = [&](Index per_row) { return arena.template take<T>(e.rows * per_row); };
-        if constexpr (low_rank) {
-          query_low = take(rank);
-          query_inverse = take(1);
-          query_latent = take(rank);
-        }
-        query = take(queries);
-        down_rows = take(lowered);
-        down_inverse = take(1);
-        latents = take(latent);
-        if constexpr (absorbed && normed) head_key = take(keys_inner);
-        head_query = take(keys_inner);
-        turned_query = take(heads * rotary);
-        if constexpr (absorbed) {
-          absorbed_query = take(heads * latent);
-          mixed_latent = take(heads * latent);
-          head_value = take(inner);
-          offset = arena.template take<Index>(heads + 1);
-        }
-        mixed = take(inner);
-        log_sum_of_exp = take(heads);
-        if (e.training) {
-          tape_tiles = K::Stores::tape_tiles_for(e.rows, e.sequences);
-          store = arena.template take<T>(K::Stores::tape_elements(e.rows, e.sequences));
-        }
-        if constexpr (!absorbed)
-          expanded = arena.template take<T>(K::expanded_elements(e.training ? tape_tiles : tiles * e.sequences));
-      }
-    };
-
+    using Tape = typename Shape::template Tape<T>;
     template <class T>
-    struct Scratch {
-      T *d_mixed, *inner_products, *d_head_query, *d_turned_query, *d_rotary, *d_latents, *d_down, *d_query, *partial;
-      T *d_query_latent = nullptr, *d_inverse = nullptr, *d_key = nullptr, *d_value = nullptr;
-      T *d_head_value = nullptr, *d_mixed_latent = nullptr, *d_absorbed_query = nullptr, *d_shared = nullptr;
-      HYBRIDMOE_FUNCTION constexpr Scratch(auto& arena, Extent e) {
-        const auto take = [&](Index per_row) { return arena.template take<T>(e.rows * per_row); };
-        d_mixed = take(inner);
-        inner_products = take(heads);
-        d_head_query = take(keys_inner);
-        d_turned_query = take(heads * rotary);
-        d_rotary = take(heads * rotary);
-        d_latents = take(latent);
-        d_down = take(lowered);
-        d_query = take(queries);
-        partial = arena.template take<T>(weighted ? divide_up(e.rows, ops::head_rows) * 2 * size : 0);
-        if constexpr (low_rank) d_query_latent = take(rank);
-        if constexpr (normed) d_inverse = take(heads);
-        if constexpr (normed || !absorbed) d_key = take(keys_inner);
-        if constexpr (absorbed) {
-          d_head_value = take(inner);
-          d_mixed_latent = take(heads * latent);
-          d_absorbed_query = take(heads * latent);
-          d_shared = take(heads * latent);
-        } else {
-          d_value = take(inner);
-        }
-      }
-    };
+    using Scratch = typename Shape::template Scratch<T>;
 
     template <class Space, class T>
     using QueryDown = ops::Matmul<Space, T, rank, width>;
@@ -383,19 +291,19 @@ struct Latent {
     static constexpr Index cache_elements_per_token(Index) { return Keys<float>::lines; }
     /// Products with weights, and the mean over positions of scores and mixing. Keys and values of the expanded form are counted
     /// once a token, as in training and in a prompt fed whole: calls with states form those of all earlier positions again.
-    static constexpr Flops flops_per_token(Index context) {
-      const double seen = 0.5 * (static_cast<double>(context) + 1), h = heads, n = size, v = value_size, c = latent, r = rotary;
-      const double w = static_cast<double>(width);
-      const double query = low_rank ? static_cast<double>(rank) * (w + h * (n + r)) : w * h * (n + r);
-      const double up = c * h * (n + v) + (absorbed && normed ? c * h * n : 0.0);  // absorbed: keys for ι beside the queries
-      const double key = absorbed ? c + r : n + r, value = absorbed ? c : v;
+    static constexpr Flops flops_per_token(Index context) { return flops(0.5 * (static_cast<double>(context) + 1)); }
+    /// The most of one token, the last of `context`. The same at every budget: this attention has no choice.
+    static constexpr double capped_flops(Index context, double) { return flops(static_cast<double>(context)).forward; }
+
+   private:
+    static constexpr Flops flops(double seen) {
+      constexpr double h = heads, n = size, v = value_size, c = latent, r = rotary, w = static_cast<double>(width);
+      constexpr double query = low_rank ? static_cast<double>(rank) * (w + h * (n + r)) : w * h * (n + r);
+      constexpr double up = c * h * (n + v) + (absorbed && normed ? c * h * n : 0.0);  // keys for ι, beside the queries
+      constexpr double key = absorbed ? c + r : n + r, value = absorbed ? c : v;
       return Flops::product(query + w * (c + r) + up + h * v * w) +
              Flops{2 * seen * h * (key + value), 2 * seen * h * (4 * key + 3 * value)};
     }
-    /// The same at every budget: this attention has no choice.
-    static constexpr double capped_flops(Index context, double) { return flops_per_token(context).forward; }
-
-   private:
     template <class T>
     HYBRIDMOE_FUNCTION static T scale() {
       return T(Factor::value) / math::sqrt(T(size + rotary));

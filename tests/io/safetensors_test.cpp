@@ -95,7 +95,7 @@ TEST_CASE("the fixtures hold what the Python package says") {
     }
   }
   CHECK(file->size() == seen);
-  CHECK(files == 10);
+  CHECK(files == 12);
   CHECK(tensors > 400);
   CHECK(opened(support::golden("llama/model.safetensors")).metadata("format") == "pt");
 }

@@ -1,4 +1,5 @@
-// Multi-scale embeddings keep the laws: learned boundaries, and the two that are for comparison.
+// Multi-scale embeddings keep the laws: learned boundaries, with and without emphasis and normalisation, and the boundaries
+// that are for comparison.
 
 #include <hybridmoe/check/with_sources.hpp>
 #include <hybridmoe/embedding/segments.hpp>
@@ -17,10 +18,16 @@ constexpr SegmentLimits small{.phrase = {2, 3}, .sentence = {4, 6}, .paragraph =
 constexpr embedding::SegmentOptions options{.limits = small, .width = 6, .boundary = 5};
 
 using Env = hybridmoe::Environment<10, 80, 9, 3>;
-using Wide = hybridmoe::Environment<24, 300, 40, 4>;
+
+struct Learned : embedding::Segments<options> {};
+struct Normed : embedding::Segments<options, embedding::NormedHierarchy> {};
+struct Fixed : embedding::Segments<options, embedding::Fixed> {};
+struct Random : embedding::Segments<options, embedding::Random, embedding::NormedHierarchy> {};
+struct Default : embedding::Segments<embedding::SegmentOptions{.boundary = 4}> {};
 
 template <Index size>
 using ReadContext = check::ReadStreams<check::Drive<stream::Context, 2 * size>>;
+using Decisions = check::Drive<stream::Decisions, 9>;
 
 check::Options lengths(Index longest, Index gradient) {
   check::Options result;
@@ -32,6 +39,18 @@ check::Options lengths(Index longest, Index gradient) {
 }  // namespace
 
 TEST_CASE("learned segments keep the laws") {
-  using Source = embedding::Segments<options>;
-  test::laws_everywhere<check::WithSources<ReadContext<6>, 1, Source>, Env>(lengths(60, 45));
+  test::laws_everywhere<check::WithSources<ReadContext<6>, 1, Learned>, Env>(lengths(60, 45));
+}
+TEST_CASE("segments with emphasis, normalised across scales, keep the laws") {
+  test::laws_everywhere<check::Driven<check::WithSources<ReadContext<6>, 1, Normed>, Decisions>, Env>(lengths(60, 45));
+}
+TEST_CASE("segments of fixed length keep the laws") {
+  test::laws_everywhere<check::WithSources<ReadContext<6>, 1, Fixed>, Env>(lengths(60, 45));
+}
+TEST_CASE("segments of random length keep the laws") {
+  test::laws_everywhere<check::WithSources<ReadContext<6>, 1, Random>, Env>(lengths(60, 45));
+}
+TEST_CASE("segments with the usual limits keep the laws") {
+  test::laws_everywhere<check::WithSources<ReadContext<2>, 1, Default>, hybridmoe::Environment<8, 320, 40, 4>>(
+      lengths(310, 260));
 }

@@ -261,7 +261,7 @@ struct Segments {
                    ops::ScaleSegmentsKernel<T, size>{segments, gains_of<T>(p), tape.square, tape.scaled});
       Out<Space, T>::forward(space, call.arena, all(e), segments.offset, normed ? tape.scaled : segments.vector, p.output,
                              tape.output);
-      space.each(blocks, ops::UseSegmentsKernel<T, width, size>{batch, uses_of(p, tape, past), emphasis_of<T>(call.side), x.data,
+      space.each(blocks, ops::UseSegmentsKernel<T, width, size>{batch, uses_of(p, tape, past), ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()), x.data,
                                                                 tape.context});
       if (states) past.keep(space, input.embedding.data, states, tape);
       if (!call.training) return;
@@ -290,7 +290,7 @@ struct Segments {
       const Index blocks = divide_up(batch.rows, ops::segment_rows);
 
       // What rows took.
-      space.each(blocks, ops::UseSegmentsBackwardKernel<T, width>{batch, uses_of(p, tape, past), emphasis_of<T>(call.side),
+      space.each(blocks, ops::UseSegmentsBackwardKernel<T, width>{batch, uses_of(p, tape, past), ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()),
                                                                   dx.data, s.weight, s.row_d_square, s.row_d_exponent});
       space.each(all(e), ops::GatherUsesKernel<T, width, size>{batch, segments, s.weight, dx.data, tape.d_context, s.row_d_square,
                                                                s.d_output, s.d_square});
@@ -366,10 +366,7 @@ struct Segments {
     // Accounting.
     static constexpr Index parameters = element_count<Parameters<float, Flat>, float>;
     /// Every token meets taps and norm (and boundaries); a token that closes a paragraph meets everything.
-    static constexpr Spread active_parameters() {
-      const Index most = parameters - (learned ? scales : 0);
-      return {(ops::segment_taps + 1) * width, most, most};
-    }
+    static constexpr Spread active_parameters() { return {(ops::segment_taps + 1) * width, parameters, parameters}; }
     /// On average, with the lengths that are aimed at: a segment's products are done once, when it closes.
     static constexpr Flops flops_per_token(Index) {
       Flops sum{14.0 * width + 4.0 * width + 2.0 * width * scales, 2.5 * (18.0 * width + 2.0 * width * scales)};
@@ -480,12 +477,6 @@ struct Segments {
         uses.square[s] = past.square[s];
       }
       return uses;
-    }
-    template <class T>
-    HYBRIDMOE_FUNCTION static ops::Emphasis<T> emphasis_of(const Side& side) {
-      const StreamRows<T> rows = side.template rows<stream::Decisions, T>();
-      const Index at = rows.width - Decision::scales;
-      return {rows ? rows.value + at : nullptr, rows.gradient == nullptr ? nullptr : rows.gradient + at, rows.width};
     }
     template <class Space, class T, class Storage>
     HYBRIDMOE_FUNCTION static void norm(const Space& space, Index scale, Extent e, const Parameters<T, Storage>& p,

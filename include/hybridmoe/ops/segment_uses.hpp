@@ -21,6 +21,14 @@ struct Emphasis {
   }
 };
 
+/// The emphasis at the end of the rows of a stream of decisions (layer/side.hpp's StreamRows).
+template <class T>
+HYBRIDMOE_FUNCTION Emphasis<T> emphasis_of(const auto& decisions) {
+  const Index at = decisions.width - SegmentLimits::scales;
+  return {decisions.value == nullptr ? nullptr : decisions.value + at,
+          decisions.gradient == nullptr ? nullptr : decisions.gradient + at, decisions.width};
+}
+
 /// What rows take, by scale and number; the square of a segment is r².
 template <class T>
 struct SegmentUses {

@@ -169,7 +169,7 @@ TEST_CASE("features are constants: gradients reach w and b, the predictor's loss
   /// Central differences of a function of one element.
   const auto difference = [&](const std::string& name, Index i, const auto& value) {
     double& element = s.tensor(name)[i];
-    const double kept = element, h = 1e-5;
+    const double kept = element, h = 1e-4;
     element = kept + h;
     s.train(lengths);
     const double up = value();

@@ -7,12 +7,14 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #if defined(HYBRIDMOE_BENCH_KOKKOS)
@@ -72,7 +74,11 @@ void add(const std::string& name, Bound bound, int threads, double work, double 
   const std::string full = name + (threads == 1 ? "/1 thread" : "/" + std::to_string(threads) + " threads");
   lines().push_back({full, bound, threads, goal});
   auto* const benchmark = benchmark::RegisterBenchmark(full.c_str(), [=](benchmark::State& state) {
-    body();  // caches and threads wake up
+    // Threads that waited in vain for work of the benchmark before go to sleep; then caches and this one's threads wake up.
+    std::this_thread::sleep_for(std::chrono::milliseconds(40));
+    const hm::train::Stopwatch watch;
+    do body();
+    while (watch.seconds() < 0.01);
     for (auto _ : state) body();
     const auto rate = benchmark::Counter::kIsIterationInvariantRate;
     state.counters[bound == Bound::multiply ? "GFLOP/s" : "GB/s"] = benchmark::Counter(work / 1e9, rate);
@@ -212,13 +218,15 @@ void print_table() {
     double& best = peak[{line.bound, line.threads}];
     best = std::max(best, line.median());
   }
-  std::printf("\n| what | reached (median) | of the bound | goal |\n|-|-|-|-|\n");
+  std::printf("\n| what | reached (lowest … highest) | of the bound | goal |\n|-|-|-|-|\n");
   for (Line& line : lines()) {
     if (line.rates.empty()) continue;
     char goal[16] = "";
     if (line.goal > 0) std::snprintf(goal, sizeof goal, "%.0f%%", 100 * line.goal);
-    std::printf("| %s | %.1f %s | %.1f%% | %s |\n", line.name.c_str(), line.median(),
-                line.bound == Bound::multiply ? "GFLOP/s" : "GB/s", 100 * line.median() / peak[{line.bound, line.threads}], goal);
+    const double median = line.median();
+    std::printf("| %s | %.1f (%.1f … %.1f) %s | %.1f%% | %s |\n", line.name.c_str(), median, line.rates.front(),
+                line.rates.back(), line.bound == Bound::multiply ? "GFLOP/s" : "GB/s",
+                100 * median / peak[{line.bound, line.threads}], goal);
   }
 }
 

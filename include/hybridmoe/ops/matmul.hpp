@@ -27,8 +27,8 @@ constexpr cpu::Parts group_parts(Index groups, Index columns, Index depth) {
 }
 /// Rows of x that are kept as panels at a time.
 constexpr Index chunk_rows(Index rows, Index in) {
-  return smaller(rows,
-                 larger(4 * cpu::depth_block, row_budget / round_up(in, panel_width) / cpu::depth_block * cpu::depth_block));
+  constexpr Index step = cpu::depth_block;
+  return smaller(rows, larger(2 * step, row_budget / round_up(in, panel_width) / step * step));
 }
 
 /// All numbers of a stack of weights: a pointer to the whole, since one into the first item ends with it.

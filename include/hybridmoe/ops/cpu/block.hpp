@@ -3,6 +3,7 @@
 /// The register block: the one loop in which all products of the library are summed. A few rows times a few registers of
 /// columns are held in registers while k runs upward, one fused multiply-add per term.
 
+#include <hybridmoe/core/tensor.hpp>
 #include <hybridmoe/ops/cpu/vector.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops::cpu {
@@ -74,7 +75,24 @@ template <class T, int lanes, int rows, int registers>
 #pragma GCC unroll 4
   for (int g = 0; g < pointers; ++g) row[g] = a + 3 * g * a_row;
   const T* line = b;
+  // The next block of rows is wanted when this one is done: by then its results' place has come from afar.
+  if constexpr (lanes == register_lanes<T>) {
+    if (depth >= 128) {
+#pragma GCC unroll 12
+      for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+        for (int j = 0; j < registers; ++j) prefetch<true>(c + (rows + r) * c_row + j * lanes);
+      }
+    }
+  }
+  // Processors fetch ahead within a page only, and a page of a panel is used up within a few hundred cycles.
+  constexpr Index fetched_terms = 32, cache_line = 64 / sizeof(T);
+  const Index ahead = b_row == panel_width ? fetched_terms * panel_width : 0;
   for (Index k = 0; k < depth; ++k) {
+    if constexpr (lanes == register_lanes<T>) {
+#pragma GCC unroll 4
+      for (int j = 0; j < registers * lanes; j += cache_line) prefetch(line + ahead + j);
+    }
     // Whichever of a's column and b's line is shorter stays in registers; the other passes through one.
     if constexpr (rows < registers) {
       V factor[rows];

@@ -10,10 +10,14 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops::cpu {
 
 /// Rows that one item takes: their part of x stays in the second-level cache. (A device's item is one small block.)
 inline constexpr Index row_block = HYBRIDMOE_VECTOR ? 48 : block_rows;
-/// Terms summed before the next rows' turn: that much of a strip of a panel stays in the first-level cache.
-inline constexpr Index depth_block = 256;
+/// Terms summed before the next rows' turn. Longer strips than the first-level cache holds are faster: they are fetched ahead,
+/// and sums are put down and taken up again less often.
+inline constexpr Index depth_block = 512;
 /// Multiply-adds that make an item worth handing out.
 inline constexpr Index item_work = HYBRIDMOE_VECTOR ? Index{1} << 21 : 1;
+
+/// Numbers of the panels that all rows are multiplied with before the next panels' turn.
+inline constexpr Index chunk_numbers = Index{1} << 20;
 
 /// How `count` pieces are shared out in equal parts of at most `most`.
 struct Parts {
@@ -89,7 +93,7 @@ struct ProductKernel {
   const T* bias;        ///< [columns] or null
   bool accumulate;      ///< c +=
   T* c;                 ///< [rows, columns]
-  Index per_item = 0, panel_items = 0, row_items = 0;
+  Index per_item = 0, panel_items = 0, row_items = 0, chunk = 0;
 
   /// Decides how the work is shared out; returns the number of items.
   HYBRIDMOE_FUNCTION Index plan() {
@@ -166,7 +170,7 @@ struct WeightGradientKernel {
 
  private:
   /// Terms of a part of dy that an item holds a copy of.
-  static constexpr Index copied_terms = 256;
+  static constexpr Index copied_terms = HYBRIDMOE_VECTOR ? 2048 / sizeof(T) : 256;
 
   /// Columns row … row+rows−1 of dy as blocks [block_rows][terms] whose terms are neighbours: in dy itself they lie a whole row
   /// apart, often at distances that fall on the same lines of the cache.

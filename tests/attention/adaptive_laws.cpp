@@ -29,11 +29,13 @@ struct Windows : check::Driven<attention::AdaptiveLocal<Heads{4, 2, 10}, Window{
                                Drive<stream::Decisions, Decision::fields>, Drive<stream::Budget, 1>, Drive<stream::Target, 1>> {};
 
 // Blocks of 8 tokens, of which 3 may enter a store of 5: it overflows in the third block.
-struct Tokens : check::Driven<attention::KeyTokens<Heads{4, 2, 10}, Window{13, 20, 4}, attention::Store{5, 3, 8},
-                                                   attention::NormedQueryKey<>>,
-                              Drive<stream::Decisions, Decision::fields>, Drive<stream::Budget, 1>> {};
+struct Tokens
+    : check::Driven<
+          attention::KeyTokens<Heads{4, 2, 10}, Window{13, 20, 4}, attention::Store{5, 3, 8}, attention::NormedQueryKey<>>,
+          Drive<stream::Decisions, Decision::fields>, Drive<stream::Budget, 1>> {};
 struct Anything : check::Driven<attention::TriModal<Heads{3, 1, 8}, Window{12, 24, 4}, attention::Store{6, 2, 8}>,
-                                Drive<stream::Decisions, Decision::fields>, Drive<stream::Budget, 1>, Drive<stream::Target, 1>> {};
+                                Drive<stream::Decisions, Decision::fields>, Drive<stream::Budget, 1>, Drive<stream::Target, 1>> {
+};
 
 TEST_CASE("a window of real-valued size keeps the laws") {
   test::laws_everywhere<Windows, hybridmoe::Environment<14, 130, 9>>(sequences_of(110, 60));

@@ -159,7 +159,8 @@ void takes_back_exactly() {
       feed(run, never, seen, decisions, 0, keep, 21);
       feed(run, took, seen, decisions, 0, keep + back, 1 + (keep * 7 + back) % 21);
       const Index piece = 1 + (keep + back * 5) % 21;
-      if (feed(run, never, other, others, keep, keep + 40, 21) != feed(run, took, other, others, keep, keep + 40, piece)) ++differ;
+      if (feed(run, never, other, others, keep, keep + 40, 21) != feed(run, took, other, others, keep, keep + 40, piece))
+        ++differ;
     }
   CHECK(differ == 0);
 }

@@ -51,6 +51,5 @@ TEST_CASE("segments of random length keep the laws") {
   test::laws_everywhere<check::WithSources<ReadContext<6>, 1, Random>, Env>(lengths(60, 45));
 }
 TEST_CASE("segments with the usual limits keep the laws") {
-  test::laws_everywhere<check::WithSources<ReadContext<2>, 1, Default>, hybridmoe::Environment<8, 320, 40, 4>>(
-      lengths(310, 260));
+  test::laws_everywhere<check::WithSources<ReadContext<2>, 1, Default>, hybridmoe::Environment<8, 320, 40, 4>>(lengths(310, 260));
 }

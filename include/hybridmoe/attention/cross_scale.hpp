@@ -41,7 +41,8 @@ struct CrossScale {
   struct Layer {
     static constexpr Index width = Env::width, scales = SegmentLimits::scales;
     static constexpr Index segment = options.segment > 0 ? options.segment : larger(1, width / 4);
-    static constexpr int size = static_cast<int>(heads.size), kv = static_cast<int>(heads.kv), query = static_cast<int>(heads.query);
+    static constexpr int size = static_cast<int>(heads.size), kv = static_cast<int>(heads.kv),
+                         query = static_cast<int>(heads.query);
     static constexpr Index inner = heads.query * heads.size, kv_inner = heads.kv * heads.size;
     static constexpr bool causal = true, rewinds = true;
 
@@ -127,9 +128,9 @@ struct CrossScale {
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent e) {
       if (std::is_same_v<Storage, Packed> && !e.training) return 0;
-      const Index products = larger(
-          larger(product_workspace<T, Storage, inner, width>(e), product_workspace<T, Storage, width, inner>(e)),
-          Segment<exec::Inline, T>::workspace_bytes(all(e), e.training));
+      const Index products =
+          larger(larger(product_workspace<T, Storage, inner, width>(e), product_workspace<T, Storage, width, inner>(e)),
+                 Segment<exec::Inline, T>::workspace_bytes(all(e), e.training));
       return products + (e.training ? planned_bytes<Scratch<T>>(e) : 0);
     }
 
@@ -241,8 +242,8 @@ struct CrossScale {
                   call.batch.slot};
       }
       return ops::CrossScaleInput<T, query, kv, size, options.keys>{
-          call.batch,  segments,      stores,       ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()),
-          tape.query,  p.bias.data,   p.slope.data, T(1) / math::sqrt(T(heads.size))};
+          call.batch, segments,    stores,       ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()),
+          tape.query, p.bias.data, p.slope.data, T(1) / math::sqrt(T(heads.size))};
     }
     template <class T, class Keys>
     HYBRIDMOE_FUNCTION static ops::ScaleStore<T, size> store_of(Keys& keys, Keys& values, auto& omega, auto& end) {

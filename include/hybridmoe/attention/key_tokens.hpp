@@ -133,8 +133,8 @@ struct ChosenKeyTokens {
                                            batch, tape.score, tape.book, lives, states.stride});
       if constexpr (kept)
         if (states)
-          call.space.each(batch.sequences * kv_heads, ops::KeepKeys<T, size, kv_heads, entries, grid>{
-                                                          batch, tape.lists, stores, places<T>(stores, states)});
+          call.space.each(batch.sequences * kv_heads,
+                          ops::KeepKeys<T, size, kv_heads, entries, grid>{batch, tape.lists, stores, places<T>(stores, states)});
     }
 
     /// d_weight [lists, kv heads, entries]: each kv head's gradient by the key tokens' weights.
@@ -144,9 +144,8 @@ struct ChosenKeyTokens {
                                             Parameters<T, Flat>& gradient) {
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(call.batch, true));
-      call.space.each(call.batch.sequences,
-                      ops::KeyScoresBackward<T, static_cast<int>(kv_heads), entries, grid>{call.batch, tape.lists, d_weight,
-                                                                                           s.d_score});
+      call.space.each(call.batch.sequences, ops::KeyScoresBackward<T, static_cast<int>(kv_heads), entries, grid>{
+                                                call.batch, tape.lists, d_weight, s.d_score});
       Score::backward(call.with(arena), p, x, tape.scorer, s.d_score, dx, gradient);
     }
 

@@ -98,8 +98,8 @@ struct Learned : Tag {
       const Index rows = call.batch.rows;
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(call.batch, true));
-      call.space.each(divide_up(rows, score_rows), ScoreBackwardKernel<T, hidden>{rows, tape.hidden_rows, p.weight.data, d_score,
-                                                                                  s.d_hidden, s.d_weight});
+      call.space.each(divide_up(rows, score_rows),
+                      ScoreBackwardKernel<T, hidden>{rows, tape.hidden_rows, p.weight.data, d_score, s.d_hidden, s.d_weight});
       call.space.each(divide_up(hidden, Sum::columns_per_item), Sum{rows, hidden, s.d_weight, gradient.weight.data});
       Product::backward_input(call.space, arena, rows, s.d_hidden, p.hidden_weight, dx.data);
       Product::backward_weight(call.space, arena, rows, x.data, s.d_hidden, gradient.hidden_weight, static_cast<T*>(nullptr));

@@ -64,16 +64,15 @@ struct Together {
     static constexpr Index second_state = round_up(state_bytes<FirstState<T>>, Index{alignof(SecondState<T>)});
     template <class T>
     struct Both {
-      alignas(FirstState<T>) alignas(SecondState<T>) std::byte bytes[to_size(
-          larger(1, second_state<T> + state_bytes<SecondState<T>>))];
+      alignas(FirstState<T>) alignas(
+          SecondState<T>) std::byte bytes[to_size(larger(1, second_state<T> + state_bytes<SecondState<T>>))];
     };
     template <class T>
     using State = std::conditional_t<std::is_empty_v<FirstState<T>> && std::is_empty_v<SecondState<T>>, Stateless, Both<T>>;
 
     template <class Part, class T>
-    static constexpr bool has_losses = requires(const typename Part::template Tape<T>& tape) {
-      Part::template losses<T>(tape).value;
-    };
+    static constexpr bool has_losses =
+        requires(const typename Part::template Tape<T>& tape) { Part::template losses<T>(tape).value; };
 
     template <class T>
     struct Tape {

@@ -119,8 +119,8 @@ struct Segments {
     }
     static constexpr Index uses(Index scale) { return 1 + limits.closings(scale, back); }
 
-    /// Rings by position: embeddings, u, boundary keys, counts, log Ω of open segments; rings by the segments' numbers: vectors of
-    /// phrases and sentences, and of each scale W' v and (if normed) its mean square.
+    /// Rings by position: embeddings, u, boundary keys, counts, log Ω of open segments; rings by the segments' numbers: vectors
+    /// of phrases and sentences, and of each scale W' v and (if normed) its mean square.
     template <class T>
     struct State {
       Array<T, embeddings, width> embedding;
@@ -140,14 +140,14 @@ struct Segments {
 
     template <class T>
     struct Tape {
-      T *mixed = nullptr, *inverse = nullptr, *u;                                         ///< tokens
-      T *query = nullptr, *key = nullptr, *cosine = nullptr, *logit = nullptr;            ///< boundaries
-      T *open, *closing;                                                                  ///< [rows, scales] log Ω
+      T *mixed = nullptr, *inverse = nullptr, *u;                               ///< tokens
+      T *query = nullptr, *key = nullptr, *cosine = nullptr, *logit = nullptr;  ///< boundaries
+      T *open, *closing;                                                        ///< [rows, scales] log Ω
       ops::ClosedSegments<T> segments;
-      T *pooled_tokens, *pooled, *raw, *segment_inverse;                                  ///< [phrases, width], [segments, …]
-      T *token_share = nullptr, *segment_share = nullptr;                                 ///< [rows], [segments]
-      T *square = nullptr, *scaled = nullptr, *output;                                    ///< [segments, …]
-      T *context, *d_context = nullptr;                                                   ///< [rows, 2·size]
+      T *pooled_tokens, *pooled, *raw, *segment_inverse;   ///< [phrases, width], [segments, …]
+      T *token_share = nullptr, *segment_share = nullptr;  ///< [rows], [segments]
+      T *square = nullptr, *scaled = nullptr, *output;     ///< [segments, …]
+      T *context, *d_context = nullptr;                    ///< [rows, 2·size]
       HYBRIDMOE_FUNCTION constexpr Tape(auto& arena, Extent e)
           : u(arena.template take<T>(e.rows * width)),
             open(arena.template take<T>(e.rows * scales)),
@@ -211,10 +211,10 @@ struct Segments {
     static constexpr Index workspace_bytes(Extent e) {
       if (std::is_same_v<Storage, Packed> && !e.training) return 0;
       using In = exec::Inline;
-      const Index products =
-          larger(larger(learned ? Pair<In, T>::workspace_bytes(e.rows, e.training) : 0,
-                        FromTokens<In, T>::workspace_bytes(phrases(e), e.training)),
-                 larger(FromSegments<In, T>::workspace_bytes(all(e), e.training), Out<In, T>::workspace_bytes(all(e), e.training)));
+      const Index products = larger(
+          larger(learned ? Pair<In, T>::workspace_bytes(e.rows, e.training) : 0,
+                 FromTokens<In, T>::workspace_bytes(phrases(e), e.training)),
+          larger(FromSegments<In, T>::workspace_bytes(all(e), e.training), Out<In, T>::workspace_bytes(all(e), e.training)));
       return products + (e.training ? planned_bytes<Scratch<T>>(e) : 0);
     }
 
@@ -248,8 +248,8 @@ struct Segments {
       FromTokens<Space, T>::forward(space, call.arena, phrases(e), segments.offset, tape.pooled_tokens, p.phrase, tape.raw);
       norm(space, 0, e, p, tape);
       const auto above = [&]<Index scale>(std::integral_constant<Index, scale>, const auto& query, const auto& weight) {
-        space.each(items(scale, e), ops::PoolKernel<T, size, limits.children(scale)>{segments, scale, past.vector[scale - 1],
-                                                                                     query.data, tape.pooled, tape.segment_share});
+        space.each(items(scale, e), ops::PoolKernel<T, size, limits.children(scale)>{
+                                        segments, scale, past.vector[scale - 1], query.data, tape.pooled, tape.segment_share});
         FromSegments<Space, T>::forward(space, call.arena, all(e), segments.offset + scale, tape.pooled, weight, tape.raw);
         norm(space, scale, e, p, tape);
       };
@@ -261,8 +261,9 @@ struct Segments {
                    ops::ScaleSegmentsKernel<T, size>{segments, gains_of<T>(p), tape.square, tape.scaled});
       Out<Space, T>::forward(space, call.arena, all(e), segments.offset, normed ? tape.scaled : segments.vector, p.output,
                              tape.output);
-      space.each(blocks, ops::UseSegmentsKernel<T, width, size>{batch, uses_of(p, tape, past), ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()), x.data,
-                                                                tape.context});
+      space.each(blocks, ops::UseSegmentsKernel<T, width, size>{
+                             batch, uses_of(p, tape, past), ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()),
+                             x.data, tape.context});
       if (states) past.keep(space, input.embedding.data, states, tape);
       if (!call.training) return;
       ops::zero(space, batch.rows * 2 * size, tape.d_context);
@@ -290,8 +291,9 @@ struct Segments {
       const Index blocks = divide_up(batch.rows, ops::segment_rows);
 
       // What rows took.
-      space.each(blocks, ops::UseSegmentsBackwardKernel<T, width>{batch, uses_of(p, tape, past), ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()),
-                                                                  dx.data, s.weight, s.row_d_square, s.row_d_exponent});
+      space.each(blocks, ops::UseSegmentsBackwardKernel<T, width>{
+                             batch, uses_of(p, tape, past), ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()),
+                             dx.data, s.weight, s.row_d_square, s.row_d_exponent});
       space.each(all(e), ops::GatherUsesKernel<T, width, size>{batch, segments, s.weight, dx.data, tape.d_context, s.row_d_square,
                                                                s.d_output, s.d_square});
       Out<Space, T>::backward_weight(space, arena, all(e), segments.offset, normed ? tape.scaled : segments.vector, s.d_output,
@@ -330,9 +332,8 @@ struct Segments {
                                             gradient.phrase);
       ops::zero(space, phrases(e) * width, s.d_pooled_tokens);
       FromTokens<Space, T>::backward_input(space, arena, phrases(e), segments.offset, s.d_raw, p.phrase, s.d_pooled_tokens);
-      space.each(items(0, e),
-                 ops::PoolBackwardKernel<T, width>{segments, 0, past.token, p.phrase_query.data, tape.pooled_tokens,
-                                                   tape.token_share, s.d_pooled_tokens, s.d_u, s.slope});
+      space.each(items(0, e), ops::PoolBackwardKernel<T, width>{segments, 0, past.token, p.phrase_query.data, tape.pooled_tokens,
+                                                                tape.token_share, s.d_pooled_tokens, s.d_u, s.slope});
       ops::sum_columns(space, width, batch.rows, nullptr, ops::WeightedTerm<T>{s.slope, tape.u, width},
                        gradient.phrase_query.data);
 
@@ -380,9 +381,8 @@ struct Segments {
       return sum;
     }
     /// What a position carries without what rewinding adds.
-    static constexpr Index recurrent_elements =
-        (ops::segment_taps + limits.phrase.most + scales) * width + (learned ? pair : 0) + scales +
-        (limits.children(1) + limits.children(2)) * size;
+    static constexpr Index recurrent_elements = (ops::segment_taps + limits.phrase.most + scales) * width + (learned ? pair : 0) +
+                                                scales + (limits.children(1) + limits.children(2)) * size;
     static constexpr Index cache_elements_per_token(Index) { return 0; }
 
    private:
@@ -409,21 +409,22 @@ struct Segments {
       ops::NumberedRows<ops::SegmentCount> count;
 
       HYBRIDMOE_FUNCTION Past(const Batch& batch_, const T* e, States<State<T>> states, const Tape<T>& tape) : batch(batch_) {
-        each(e, tape, [&]<class Element, class Ring>(ops::NumberedRows<Element>& to, const Element* rows, const Index* first,
-                                                     const Index* before, Ring State<T>::*ring) {
-          to = {rows, Ring::shape[1], first, before, base_of<const std::byte>(states, ring), states.stride, Ring::shape[0],
-                batch.slot};
-        });
+        each(e, tape,
+             [&]<class Element, class Ring>(ops::NumberedRows<Element>& to, const Element* rows, const Index* first,
+                                            const Index* before, Ring State<T>::*ring) {
+               to = {rows,          Ring::shape[1], first,     before, base_of<const std::byte>(states, ring),
+                     states.stride, Ring::shape[0], batch.slot};
+             });
       }
       /// Leaves the last rows in the states, after everything was read.
       template <class Space>
       HYBRIDMOE_FUNCTION void keep(const Space& space, const T* e, States<State<T>> states, const Tape<T>& tape) {
-        each(e, tape, [&]<class Element, class Ring>(ops::NumberedRows<Element>&, const Element* rows, const Index* first,
-                                                     const Index* before, Ring State<T>::*ring) {
-          space.each(batch.sequences,
-                     ops::KeepRowsKernel<Element, Ring::shape[1], Ring::shape[0]>{
-                         rows, first, before, base_of<std::byte>(states, ring), states.stride, batch.slot});
-        });
+        each(e, tape,
+             [&]<class Element, class Ring>(ops::NumberedRows<Element>&, const Element* rows, const Index* first,
+                                            const Index* before, Ring State<T>::*ring) {
+               space.each(batch.sequences, ops::KeepRowsKernel<Element, Ring::shape[1], Ring::shape[0]>{
+                                               rows, first, before, base_of<std::byte>(states, ring), states.stride, batch.slot});
+             });
       }
 
      private:
@@ -470,8 +471,8 @@ struct Segments {
     }
     template <class T>
     HYBRIDMOE_FUNCTION static ops::SegmentUses<T> uses_of(const auto& p, const Tape<T>& tape, const Past<T>& past) {
-      ops::SegmentUses<T> uses{tape.segments.count, {}, {}, {past.vector[0], past.vector[1]},
-                               first_element<const T, normed>(p.exponent)};
+      ops::SegmentUses<T> uses{
+          tape.segments.count, {}, {}, {past.vector[0], past.vector[1]}, first_element<const T, normed>(p.exponent)};
       for (Index s = 0; s < scales; ++s) {
         uses.output[s] = past.output[s];
         uses.square[s] = past.square[s];
@@ -481,8 +482,8 @@ struct Segments {
     template <class Space, class T, class Storage>
     HYBRIDMOE_FUNCTION static void norm(const Space& space, Index scale, Extent e, const Parameters<T, Storage>& p,
                                         const Tape<T>& tape) {
-      space.each(items(scale, e), ops::SegmentNormKernel<T, size>{tape.segments, scale, tape.raw, p.norm[scale].data,
-                                                                  tape.segment_inverse});
+      space.each(items(scale, e),
+                 ops::SegmentNormKernel<T, size>{tape.segments, scale, tape.raw, p.norm[scale].data, tape.segment_inverse});
     }
     template <class Space, class T>
     HYBRIDMOE_FUNCTION static void norm_backward(const Space& space, Index scale, Extent e, const Parameters<T, Flat>& p,

@@ -2,6 +2,7 @@
 /// @file session_core.hpp
 /// All of a Session but the type of its model. Compiled once for all patterns over the same kinds of layer.
 
+#include <algorithm>
 #include <span>
 
 #include <hybridmoe/layer/batch_plan.hpp>

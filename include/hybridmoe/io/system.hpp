@@ -77,18 +77,6 @@ System& default_system();
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <hybridmoe/io/system_posix.hpp>
-namespace hybridmoe::inline HYBRIDMOE_ABI::io {
-inline System& default_system() {
-  static PosixSystem system;
-  return system;
-}
-}  // namespace hybridmoe::io
 #else
 #include <hybridmoe/io/system_stdio.hpp>
-namespace hybridmoe::inline HYBRIDMOE_ABI::io {
-inline System& default_system() {
-  static StdioSystem system;
-  return system;
-}
-}  // namespace hybridmoe::io
 #endif

@@ -61,4 +61,9 @@ class PosixSystem final : public System {
   }
 };
 
+inline System& default_system() {
+  static PosixSystem system;
+  return system;
+}
+
 }  // namespace hybridmoe::io

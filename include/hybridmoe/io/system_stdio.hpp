@@ -70,4 +70,9 @@ class StdioSystem final : public System {
   std::atomic<std::FILE*> files_[most_files]{};
 };
 
+inline System& default_system() {
+  static StdioSystem system;
+  return system;
+}
+
 }  // namespace hybridmoe::io

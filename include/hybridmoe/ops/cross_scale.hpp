@@ -51,7 +51,9 @@ struct ScaleStore {
   std::int32_t* end = nullptr;
   Index tiles = 0, head_stride = 0;
 
-  HYBRIDMOE_FUNCTION T* key_at(Index head, Index tile) const { return keys + head * head_stride + tile % tiles * (size * key_tile); }
+  HYBRIDMOE_FUNCTION T* key_at(Index head, Index tile) const {
+    return keys + head * head_stride + tile % tiles * (size * key_tile);
+  }
   HYBRIDMOE_FUNCTION T* value_at(Index head, Index tile) const {
     return values + head * head_stride + tile % tiles * (size * key_tile);
   }
@@ -126,9 +128,9 @@ struct CrossScaleInput {
   ClosedSegments<T> segments;
   ScaleStores<T, size> stores;
   Emphasis<T> emphasis;
-  const T* query;          ///< [rows, heads·size]
-  const T *bias, *slope;   ///< [heads, scales], [heads]
-  T scale;                 ///< 1/√size
+  const T* query;         ///< [rows, heads·size]
+  const T *bias, *slope;  ///< [heads, scales], [heads]
+  T scale;                ///< 1/√size
 
   HYBRIDMOE_FUNCTION ScaleStore<T, size> store_of(Index s, Index sequence) const {
     return stores.of(s, sequence, segments.first_of(s, batch.sequences)[sequence] - segments.offset[s]);

@@ -52,14 +52,14 @@ struct KeyBook {
 /// @tparam span  the most positions that a call or a rewind reaches back
 template <class T, Index entries, Index candidates, Index grid, Index span>
 struct KeyLives {
-  static constexpr Index history = divide_up(span, grid);             ///< blocks
-  static constexpr Index room = entries + candidates * history;       ///< of records
-  static constexpr Index ring = round_up(grid + span, grid);          ///< of scores
-  static constexpr std::int32_t alive = std::int32_t{1} << 30;        ///< the death of who has not died
+  static constexpr Index history = divide_up(span, grid);        ///< blocks
+  static constexpr Index room = entries + candidates * history;  ///< of records
+  static constexpr Index ring = round_up(grid + span, grid);     ///< of scores
+  static constexpr std::int32_t alive = std::int32_t{1} << 30;   ///< the death of who has not died
 
   Array<T, room> score, theta;
-  Array<T, ring> recent;        ///< r by position
-  Array<T, history + 2> eta;    ///< by block
+  Array<T, ring> recent;                                   ///< r by position
+  Array<T, history + 2> eta;                               ///< by block
   Array<std::int32_t, room> position, birth, death, slot;  ///< in ascending position
   Array<std::int32_t, 2> count;                            ///< of records
 };
@@ -227,7 +227,8 @@ struct KeepKeys {
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index sequence = item / kv_heads, head = item % kv_heads;
     const Index begin = batch.begin[sequence], start = batch.start[sequence], end = start + batch.begin[sequence + 1] - begin;
-    const KeyStore<T, size> ring = from.of(sequence, begin, batch.slot[sequence]), kept = to.of(sequence, begin, batch.slot[sequence]);
+    const KeyStore<T, size> ring = from.of(sequence, begin, batch.slot[sequence]),
+                            kept = to.of(sequence, begin, batch.slot[sequence]);
     for (Index block = larger(1, divide_up(start, grid)); block * grid < end; ++block) {
       const Index list = lists.list_of(sequence, begin, start, block * grid);
       for (Index e = list * entries + lists.count[list] - 1; e >= list * entries; --e) {

@@ -73,7 +73,7 @@ template <class T, SegmentLimits limits, class Cuts>
 struct CutKernel {
   static constexpr Index scales = SegmentLimits::scales;
   Batch batch;
-  const T* logit;  ///< [rows, scales]; null unless learned
+  const T* logit;                     ///< [rows, scales]; null unless learned
   NumberedRows<SegmentCount> before;  ///< counts of earlier positions (its rows are `count`)
   NumberedRows<T> open_before;        ///< log Ω so far of the open segments, [scales] by position (its rows are `open`)
   SegmentCount* count;                ///< [rows] after each row
@@ -155,8 +155,7 @@ struct DescribeSegmentsKernel {
       const SegmentCount old = count_after(counts, sequence, position - 1);
       for (Index scale = 0; scale < SegmentLimits::scales && counts.rows[row].closed[scale] > old.closed[scale]; ++scale) {
         const Index number = old.closed[scale];
-        const Index i =
-            to.first_of(scale, batch.sequences)[sequence] + number - to.before_of(scale, batch.sequences)[sequence];
+        const Index i = to.first_of(scale, batch.sequences)[sequence] + number - to.before_of(scale, batch.sequences)[sequence];
         // What closes here is the last child of the segment above.
         const Index children = old.children[scale] + (scale == 0 ? 0 : 1);
         to.row[i] = row;

@@ -126,8 +126,8 @@ struct BoundaryKernel {
       if (position > 0) {
         const T* const q = input.query + row * size;
         const T* const k = input.key.at(batch.row_sequence[row], position - 1);
-        value = dot(q, k, size) / math::sqrt((sum_of_squares(q, size) + segment_epsilon<T>) *
-                                             (sum_of_squares(k, size) + segment_epsilon<T>));
+        value = dot(q, k, size) /
+                math::sqrt((sum_of_squares(q, size) + segment_epsilon<T>)*(sum_of_squares(k, size) + segment_epsilon<T>));
       }
       cosine[row] = value;
       for (Index s = 0; s < scales; ++s) logit[row * scales + s] = position > 0 ? input.bias[s] - *input.sharpness * value : T(0);

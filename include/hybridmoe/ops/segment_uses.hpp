@@ -161,9 +161,9 @@ struct UseSegmentsBackwardKernel {
       for (Index s = 0; s < scales; ++s) {
         const bool there = s < factors.present;
         d_exponent[row * scales + s] = there ? T(0.5) * slope[s] * (factors.log_mean - factors.log_square[s]) : T(0);
-        d_square[row * scales + s] = there ? d_log_mean / (factors.mean * T(factors.present)) -
-                                                 T(0.5) * uses.exponent[s] * slope[s] / factors.square[s]
-                                           : T(0);
+        d_square[row * scales + s] =
+            there ? d_log_mean / (factors.mean * T(factors.present)) - T(0.5) * uses.exponent[s] * slope[s] / factors.square[s]
+                  : T(0);
       }
     }
   }

@@ -64,28 +64,28 @@ struct SegmentCount {
 /// written.
 template <class T>
 struct ClosedSegments {
-  Index size = 0;                ///< elements of a segment's vector
-  Index capacity = 0;            ///< most segments of the call
-  SegmentLimits limits{};        ///< of the lengths
-  Index* offset = nullptr;       ///< [4] where each scale begins
-  Index* first = nullptr;        ///< [3][sequences + 1] where each sequence's segments of a scale begin
-  Index* before = nullptr;       ///< [3][sequences] how many were closed before the call
-  Index* row = nullptr;          ///< [segments] the first row that sees the segment
-  Index* sequence = nullptr;     ///< [segments]
-  Index* number = nullptr;       ///< [segments] within its sequence and scale
-  Index* end = nullptr;          ///< [segments] position of its last token
-  Index* length = nullptr;       ///< [segments] in tokens
-  Index* children = nullptr;     ///< [segments] of the scale below (tokens for phrases)
-  Index* child = nullptr;        ///< [segments] number (position for tokens) of the first of them
-  T* log_omega = nullptr;        ///< [segments] log of the probability of its boundaries
-  T* vector = nullptr;           ///< [segments, size]
-  T* d_log_omega = nullptr;      ///< gradients, added to by layers; null outside training
-  T* d_vector = nullptr;         ///< [segments, size]
-  SegmentCount* count = nullptr; ///< [rows] after each row
+  Index size = 0;                 ///< elements of a segment's vector
+  Index capacity = 0;             ///< most segments of the call
+  SegmentLimits limits{};         ///< of the lengths
+  Index* offset = nullptr;        ///< [4] where each scale begins
+  Index* first = nullptr;         ///< [3][sequences + 1] where each sequence's segments of a scale begin
+  Index* before = nullptr;        ///< [3][sequences] how many were closed before the call
+  Index* row = nullptr;           ///< [segments] the first row that sees the segment
+  Index* sequence = nullptr;      ///< [segments]
+  Index* number = nullptr;        ///< [segments] within its sequence and scale
+  Index* end = nullptr;           ///< [segments] position of its last token
+  Index* length = nullptr;        ///< [segments] in tokens
+  Index* children = nullptr;      ///< [segments] of the scale below (tokens for phrases)
+  Index* child = nullptr;         ///< [segments] number (position for tokens) of the first of them
+  T* log_omega = nullptr;         ///< [segments] log of the probability of its boundaries
+  T* vector = nullptr;            ///< [segments, size]
+  T* d_log_omega = nullptr;       ///< gradients, added to by layers; null outside training
+  T* d_vector = nullptr;          ///< [segments, size]
+  SegmentCount* count = nullptr;  ///< [rows] after each row
 
   HYBRIDMOE_FUNCTION constexpr ClosedSegments() = default;
-  HYBRIDMOE_FUNCTION constexpr ClosedSegments(auto& arena, const SegmentLimits& limits_, Index size_, Index rows,
-                                              Index sequences, bool training)
+  HYBRIDMOE_FUNCTION constexpr ClosedSegments(auto& arena, const SegmentLimits& limits_, Index size_, Index rows, Index sequences,
+                                              bool training)
       : size(size_),
         capacity(limits_.capacity(rows, sequences)),
         limits(limits_),
@@ -118,8 +118,8 @@ template <class T>
 struct NumberedRows {
   const T* rows = nullptr;  ///< the call's, `width` elements each
   Index width = 0;
-  const Index* first = nullptr;   ///< [sequences] of the call's rows
-  const Index* before = nullptr;  ///< [sequences] number of that row
+  const Index* first = nullptr;     ///< [sequences] of the call's rows
+  const Index* before = nullptr;    ///< [sequences] number of that row
   const std::byte* ring = nullptr;  ///< slot 0's; null without states
   Index stride = 0, size = 0;       ///< bytes between states; rows of a ring
   const Index* slot = nullptr;

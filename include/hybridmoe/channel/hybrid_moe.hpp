@@ -251,8 +251,8 @@ struct HybridMoe {
     static constexpr Spread active_parameters() {
       const Index nominal = static_cast<Index>(RouterLayer::nominal * static_cast<double>(expert_parameters) + 0.5);
       const Index all = slices * slice_parameters + mixing_parameters + gate_parameters;
-      return RouterLayer::active_parameters() +
-             Spread{slice_parameters + mixing_parameters, nominal + all, most * expert_parameters + all + stand_in_parameters};
+      return RouterLayer::active_parameters() + Spread{slice_parameters + mixing_parameters, nominal + all + stand_in_parameters,
+                                                       most * expert_parameters + all + stand_in_parameters};
     }
     static constexpr Flops flops_per_token(Index) {
       return RouterLayer::flops_per_token() +

@@ -1,8 +1,9 @@
 #pragma once
 /// @file budgets.hpp
 /// Which compute budget β and which performance target q each sequence of a batch trains with, so that one set of weights serves
-/// every budget: a quarter of the sequences at β = 1, a quarter at the least budget, the rest at a uniform one; q is uniform.
-/// Later in training some sequences appear twice, at full and at a lower budget (twins).
+/// every budget: a quarter of the sequences at β = 1, a quarter at the least budget, the rest at a uniform one. q is 1 for half
+/// of them, in which the routers' thresholds T(β) are controlled, and uniform for the others. Later in training some sequences
+/// appear twice, at full and at a lower budget (twins).
 
 #include <hybridmoe/core/random.hpp>
 
@@ -40,23 +41,25 @@ class BudgetDraw {
 
   Condition of(Index sequence) const {
     if (!budgets_.sampled) return budgets_.fixed;
-    const random::Block words =
-        random::draw(key_, 0x62756467u, micro_ * static_cast<std::uint64_t>(batch_) + static_cast<std::uint64_t>(sequence));
-    const double u = static_cast<double>(random::uniform(words.word[0])), q = static_cast<double>(random::uniform(words.word[1]));
-    const double drawn = budgets_.least + (1 - budgets_.least) * u;
-    if (sequence < twins_) return {1, q};
-    if (sequence < 2 * twins_) {
-      // Both twins have one target: only the budget differs.
-      const random::Block full = random::draw(
-          key_, 0x62756467u, micro_ * static_cast<std::uint64_t>(batch_) + static_cast<std::uint64_t>(sequence - twins_));
-      const double same = static_cast<double>(random::uniform(full.word[1]));
-      return {at_least(sequence - twins_) ? budgets_.least : drawn, same};
+    const double drawn = budgets_.least + (1 - budgets_.least) * uniform(sequence, 0);
+    if (sequence < twins_) return {1, target(sequence)};
+    if (sequence < 2 * twins_) {  // only the budget differs from its twin's
+      const Index full = sequence - twins_;
+      return {at_least(full) ? budgets_.least : drawn, target(full)};
     }
     const Index kind = sequence % 4;
-    return {kind == 0 ? 1 : kind == 1 ? budgets_.least : drawn, q};
+    return {kind == 0 ? 1 : kind == 1 ? budgets_.least : drawn, target(sequence)};
   }
 
  private:
+  double uniform(Index sequence, int word) const {
+    const std::uint64_t place = micro_ * static_cast<std::uint64_t>(batch_) + static_cast<std::uint64_t>(sequence);
+    return static_cast<double>(random::uniform(random::draw(key_, 0x62756467u, place).word[word]));
+  }
+  double target(Index sequence) const {
+    const double u = uniform(sequence, 1);
+    return u < 0.5 ? 1.0 : 2 * u - 1;
+  }
   Budgets budgets_;
   random::Key key_;
   std::uint64_t micro_;

@@ -164,7 +164,7 @@ auto SessionCore<Language_, T_, Space_, Storage>::reserve(const Parameters& mode
   // The largest piece first, so that a request that is out of all proportion ends here.
   exec::Buffer<Space> states(model.space(), options.sequences * stride);
   if (!states) return out_of_memory(options.sequences);
-  return states;
+  return Result<exec::Buffer<Space>>(std::move(states));
 }
 
 template <class Language_, class T_, class Space_, class Storage>

@@ -17,6 +17,12 @@ struct Layout {
   HYBRIDMOE_FUNCTION constexpr int slot(Index layer) const { return slots[layer]; }
   HYBRIDMOE_FUNCTION constexpr char letter(Index layer) const { return letters[slots[layer]]; }
 
+  friend constexpr bool operator==(const Layout& a, const Layout& b) {
+    bool same = a.layers == b.layers;
+    for (Index l = 0; same && l < a.layers; ++l) same = a.slots[l] == b.slots[l];
+    return same;
+  }
+
   /// The sum of a number that each slot has, over all layers.
   template <class PerSlot>
   HYBRIDMOE_FUNCTION constexpr auto sum(const PerSlot& number) const {

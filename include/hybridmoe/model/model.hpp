@@ -43,13 +43,16 @@ class ModelCore {
   void upload(const T* host) { buffer_.copy_in(host, size_bytes()); }
   void download(T* host) const { buffer_.copy_out(host, size_bytes()); }
 
+  /// Starts all parameters from a seed; every tensor has its own stream, keyed by its name.
+  void start(Seed seed)
+    requires std::is_same_v<Storage, Flat>;
+  /// Takes the parameters of a Flat model of the same layout.
+  void pack_from(const ModelCore<Language, T, Space, Flat>& model)
+    requires std::is_same_v<Storage, Packed>;
+
  protected:
   ModelCore(const Layout& layout, Space space)
       : layout_(layout), size_(Language::template buffer_elements<T, Storage>(layout)), buffer_(std::move(space), size_bytes()) {}
-  void start(Seed seed)
-    requires std::is_same_v<Storage, Flat>;
-  void pack_from(const ModelCore<Language, T, Space, Flat>& model)
-    requires std::is_same_v<Storage, Packed>;
 
  private:
   Layout layout_;
@@ -71,6 +74,7 @@ template <class Language, class T, class Space, class Storage>
 void ModelCore<Language, T, Space, Storage>::pack_from(const ModelCore<Language, T, Space, Flat>& model)
   requires std::is_same_v<Storage, Packed>
 {
+  HYBRIDMOE_ASSERT(model.layout() == layout_);
   if (!buffer_) return;
   std::vector<T> flat(to_size(model.size())), panels(to_size(size_));
   model.download(flat.data());
@@ -78,23 +82,12 @@ void ModelCore<Language, T, Space, Storage>::pack_from(const ModelCore<Language,
   upload(panels.data());
 }
 
-template <class D, class T, class Space_ = exec::Inline, class Storage_ = Flat, std::uint64_t print = fingerprint<D>()>
-class Model;
-
-/// The model's parameters in the product kernel's layout, for inference.
-template <class D, class T, class Space>
-Model<D, T, Space, Packed> pack(const Model<D, T, Space, Flat>& model) {
-  Model<D, T, Space, Packed> packed{model.space()};
-  packed.pack_from(model);
-  return packed;
-}
-
 /// @tparam D        a struct derived from `LanguageModel<…>`
 /// @tparam T        f32 or f64
 /// @tparam Space_   exec::Inline or `exec::On<…>`
 /// @tparam Storage_ Flat (training, files) or Packed (inference; made by pack())
 /// @tparam print    keeps two descriptions of one name apart
-template <class D, class T, class Space_, class Storage_, std::uint64_t print>
+template <class D, class T, class Space_ = exec::Inline, class Storage_ = Flat, std::uint64_t print = fingerprint<D>()>
 class Model : public ModelCore<typename D::Core, T, Space_, Storage_> {
   using Base = ModelCore<typename D::Core, T, Space_, Storage_>;
 
@@ -107,15 +100,20 @@ class Model : public ModelCore<typename D::Core, T, Space_, Storage_> {
   /// An empty place for parameters: zeros. Test it: allocation can fail.
   explicit Model(Space_ space = {}) : Base(D::layout(), std::move(space)) {}
 
-  /// Parameters started from a seed; every tensor has its own stream, keyed by its name.
+  /// Parameters started from a seed.
   explicit Model(Seed seed, Space_ space = {})
     requires std::is_same_v<Storage_, Flat>
       : Model(std::move(space)) {
     this->start(seed);
   }
-
- private:
-  friend Model<D, T, Space_, Packed> pack<D, T, Space_>(const Model<D, T, Space_, Flat>&);
 };
+
+/// The model's parameters in the product kernel's layout, for inference.
+template <class D, class T, class Space>
+Model<D, T, Space, Packed> pack(const Model<D, T, Space, Flat>& model) {
+  Model<D, T, Space, Packed> packed{model.space()};
+  packed.pack_from(model);
+  return packed;
+}
 
 }  // namespace hybridmoe

@@ -177,7 +177,8 @@ Numbers rms_norm(Numbers x, const Numbers& weight) {
   return x;
 }
 
-/// The first layer of a DeepSeek checkpoint, which is dense: its stream after the layer, from the one before.
+/// The first layer of a DeepSeek checkpoint, which is dense: the stream after it from the one before it. layer0.safetensors has
+/// the layer's tensors and both streams as transformers 5.23.0 computed them in float.
 template <class Form, Index width>
 void computes_deepseeks_layer(const std::string& folder) {
   using Mode = Latent<LatentHeads{.heads = 3, .latent = 18, .rotary = 6, .size = 10, .value = 8, .query_rank = 14},

@@ -85,7 +85,7 @@ struct LatentAttention {
  private:
   /// sum += weight·values for `seen` keys. Values lie by element, since the latent is key and value at once: 32 elements at a
   /// time are turned to lie by key.
-  HYBRIDMOE_FUNCTION static void mix(int count, Index seen, const T* weight, const T* values, T* sum) {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE static void mix(int count, Index seen, const T* weight, const T* values, T* sum) {
     for (int panel = 0; panel < value_panels; ++panel) {
       T piece[key_tile * 32];
       cpu::transpose_panel(values + panel * 32 * key_tile, smaller(32, value_size - panel * 32), key_tile, seen, piece);

@@ -41,7 +41,8 @@ struct LatentAttentionBackward {
   }
 
  private:
-  HYBRIDMOE_FUNCTION void one_tile(Index begin, Index length, Index head, Index tile, const typename Keys::View& view) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void one_tile(Index begin, Index length, Index head, Index tile,
+                                                    const typename Keys::View& view) const {
     const Index base = tile * key_tile;
     const int count = static_cast<int>(smaller(key_tile, length - base));  // beyond it nothing was written
     const T* const key = view.key(head, tile);

@@ -1,4 +1,4 @@
-// Attention to closed segments keeps the laws, together with the source that makes them; alone and beside another mixer.
+// Attention to closed segments keeps the laws, together with the source that makes them.
 
 #include <hybridmoe/attention/cross_scale.hpp>
 #include <hybridmoe/attention/softmax.hpp>
@@ -17,11 +17,13 @@ using hybridmoe::SegmentLimits;
 
 namespace {
 
+// Beside attention to tokens, since before the first segment closes attention to segments is 0 whatever the token.
+
 /// Small enough that short sequences close many, and more than are seen.
 constexpr SegmentLimits small{.phrase = {2, 3}, .sentence = {4, 6}, .paragraph = {9, 15}};
 constexpr attention::CrossScaleOptions few{.keys = {7, 3, 2}, .limits = small, .segment = 6};
 constexpr embedding::SegmentOptions options{.limits = small, .width = 6, .boundary = 5};
-struct Grouped : attention::CrossScale<Heads{4, 2, 5}, few> {};
+struct Grouped : attention::Together<attention::CrossScale<Heads{4, 2, 5}, few>, attention::Local<Heads{1, 1, 4}, 5>> {};
 struct Source : embedding::Segments<options> {};
 
 /// More phrases than a tile of keys holds, with the usual limits; ten heads that share one key.

@@ -80,8 +80,8 @@ struct SegmentReference {
           Values changed(find("boundary.weight"), find("boundary.weight") + pair * width);
           for (std::size_t i = 0; i < changed.size(); ++i) changed[i] += find("boundary.change")[i];
           const Values q = product(find("boundary.weight"), u[t], pair), k = product(changed.data(), u[t - 1], pair);
-          const double cosine = dot(q.data(), k.data(), pair) / std::sqrt((dot(q.data(), q.data(), pair) + 1e-6) *
-                                                                          (dot(k.data(), k.data(), pair) + 1e-6));
+          const double cosine = dot(q.data(), k.data(), pair) /
+                                std::sqrt((dot(q.data(), q.data(), pair) + 1e-6) * (dot(k.data(), k.data(), pair) + 1e-6));
           const double p = 1 / (1 + std::exp(-(find("boundary.bias")[s] - *find("boundary.sharpness") * cosine)));
           want = p > 0.5;
           omega[s] *= want ? p : 1 - p;
@@ -157,7 +157,8 @@ struct CrossScaleReference {
     const std::size_t rows = x.size() / width;
     Values y;
     for (std::size_t t = 0; t < rows; ++t) {
-      const Values row(x.begin() + static_cast<std::ptrdiff_t>(t * width), x.begin() + static_cast<std::ptrdiff_t>((t + 1) * width));
+      const Values row(x.begin() + static_cast<std::ptrdiff_t>(t * width),
+                       x.begin() + static_cast<std::ptrdiff_t>((t + 1) * width));
       const Values query = SegmentReference::product(find("query.weight"), row, heads * size);
       Values mixed(heads * size, 0.0);
       for (std::size_t h = 0; h < heads; ++h) {

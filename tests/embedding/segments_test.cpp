@@ -39,8 +39,7 @@ test::SegmentReference::Answer matches(test::SegmentReference reference, Index l
   reference.width = hm::to_size(Env::width);
   reference.tensor = test::finder(subject, parameters);
   const std::vector<double> e(run.x.begin(), run.x.begin() + length * Env::width);
-  test::SegmentReference::Answer answer =
-      reference.run(e, test::driven_emphasis(e, reference.width, reference.tensor("drive")));
+  test::SegmentReference::Answer answer = reference.run(e, test::driven_emphasis(e, reference.width, reference.tensor("drive")));
   std::vector<double> expected = answer.x;
   const std::size_t columns = 2 * reference.size;
   for (std::size_t t = 0; t < hm::to_size(length); ++t)
@@ -150,7 +149,8 @@ void keeps_limits(Index length, int trials) {
       CHECK(shortest[s] == limits.at(s).least);
       CHECK(longest[s] > (limits.at(s).aim() + limits.at(s).most) / 2);
     } else {
-      CHECK(std::fabs(sum[s] / count[s] - static_cast<double>(limits.at(s).aim())) < 0.15 * static_cast<double>(limits.at(s).aim()));
+      CHECK(std::fabs(sum[s] / count[s] - static_cast<double>(limits.at(s).aim())) <
+            0.15 * static_cast<double>(limits.at(s).aim()));
     }
   }
 }

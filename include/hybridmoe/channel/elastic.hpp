@@ -3,6 +3,7 @@
 /// How much of an elastic shared expert a row goes through: ñ = 1 + (N − 1)·hs(w·x) of its S slices, N = 1 + (n̂(β) − 1)·decision,
 /// n̂(β) = max(1, ⌈βS⌉). Slice s weighs a_s = clamp(ñ − (s − 1), 0, 1); those of weight 0 are not computed.
 
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/layer.hpp>
 #include <hybridmoe/ops/elementwise.hpp>
 #include <hybridmoe/router/dynamic_rule.hpp>
@@ -11,14 +12,6 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::channel {
 
 /// Rows that one item handles.
 inline constexpr Index elastic_rows = 32;
-
-/// n̂(β) = max(1, ⌈β·slices⌉): slices that a budget allows.
-template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE Index slices_within(T budget, Index slices) {
-  const T wanted = router::within_unit(budget) * static_cast<T>(slices);
-  const Index whole = static_cast<Index>(wanted);
-  return larger(1, static_cast<T>(whole) < wanted ? whole + 1 : whole);
-}
 
 /// hs(u) = clamp(1.2·σ(u + 2) − 0.1, 0, 1) and its slope: reaches both ends, and starts at 0.96 where it still has a slope.
 template <class T>
@@ -55,7 +48,7 @@ struct ElasticKernel {
       T n = 1;
       if constexpr (slices > 1) {
         const T fraction = router::within_unit(streams.decisions.at(row, streams.decision, T(1)));
-        const Index allowed = slices_within(streams.budget.at(row, 0, T(1)), slices);
+        const Index allowed = most_slices(slices, streams.budget.at(row, 0, T(1)));
         u[row] = ops::dot(x + row * width, gate, width);
         n += static_cast<T>(allowed - 1) * fraction * HardSigmoid<T>(u[row]).value;
       }
@@ -89,7 +82,7 @@ struct ElasticBackwardKernel {
       for (Index s = 1; s < slices && slice[row * slices + s] >= 0; ++s) last = s;
       const T d = (last > 0 ? dweight[row * slices + last] : T(0)) + factor * price_of(price, streams.target.at(row, 0, T(1)));
       const T decided = streams.decisions.at(row, streams.decision, T(1)), fraction = router::within_unit(decided);
-      const T room = static_cast<T>(slices_within(streams.budget.at(row, 0, T(1)), slices) - 1);
+      const T room = static_cast<T>(most_slices(slices, streams.budget.at(row, 0, T(1))) - 1);
       const HardSigmoid<T> open(u[row]);
       if (T(0) <= decided && decided <= T(1)) streams.decisions.add_gradient(row, streams.decision, d * room * open.value);
       du[row] = d * room * fraction * open.slope;

@@ -261,8 +261,8 @@ struct HybridMoe {
     }
     /// The most forward FLOPs of a token at budget β, whatever was learned.
     static constexpr double capped_flops(Index, double beta) {
-      return RouterLayer::flops_per_token().forward + expert_flops * static_cast<double>(router::experts_within(beta, most)) +
-             slice_flops * static_cast<double>(slices_within(beta, slices)) +
+      return RouterLayer::flops_per_token().forward + expert_flops * static_cast<double>(most_experts(most, beta)) +
+             slice_flops * static_cast<double>(most_slices(slices, beta)) +
              2.0 * (mixing_parameters + gate_parameters + stand_in_parameters);
     }
     static constexpr Index recurrent_elements = 0;

@@ -9,6 +9,7 @@
 
 #include <hybridmoe/core/random.hpp>
 #include <hybridmoe/core/scalar.hpp>
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/side.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::router {
@@ -26,12 +27,6 @@ inline constexpr Index budget_knots = 6;
 template <class T>
 HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T within_unit(T v) {
   return v < T(0) ? T(0) : v > T(1) ? T(1) : v;
-}
-
-/// K(β) = ⌊β·most + ½⌋: experts that a budget allows.
-template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE Index experts_within(T budget, Index most) {
-  return static_cast<Index>(within_unit(budget) * static_cast<T>(most) + T(0.5));
 }
 
 /// Between knots `at` and at + 1, `share` of the way.
@@ -98,7 +93,7 @@ struct DynamicRule {
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T temperature() const { return math::exp(*log_temperature); }
   /// The mean number of experts wanted at budget β.
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T wanted(T beta) const {
-    return static_cast<T>(experts_within(beta, most)) * goal / static_cast<T>(most);
+    return static_cast<T>(most_experts(most, beta)) * goal / static_cast<T>(most);
   }
 
   /// Words of a row: a function of its position and the layer.
@@ -109,7 +104,7 @@ struct DynamicRule {
 
   /// K̃, and its slope by the controller's fraction.
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T limit(Index row, T beta, T fraction) const {
-    const Index allowed = experts_within(beta, most);
+    const Index allowed = most_experts(most, beta);
     const T of_budget = static_cast<T>(allowed) * fraction;
     if (placebo == Placebo::random_count) {
       // v^(most/goal − 1) has the mean goal/most over v in (0, 1); rounding at random keeps the mean.
@@ -123,7 +118,7 @@ struct DynamicRule {
   }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T limit_slope(T beta) const {
     if (placebo == Placebo::random_count) return T(0);
-    return adaptive ? static_cast<T>(experts_within(beta, most)) : wanted(beta);
+    return adaptive ? static_cast<T>(most_experts(most, beta)) : wanted(beta);
   }
 
   /// τ = o + T(β) + a·(½ − c)

@@ -1,0 +1,280 @@
+// HybridMoE as a whole: its published sizes, and the laws of a small model with everything on (all four letters, all sources).
+
+#include <algorithm>
+#include <cmath>
+
+#include <hybridmoe/generate/session.hpp>
+#include <hybridmoe/train/trainer.hpp>
+#include <hybridmoe/zoo/hybridmoe.hpp>
+#include <model/running.hpp>
+
+namespace hm = hybridmoe;
+using hm::Flat;
+using hm::Index;
+using hm::Packed;
+using hm::to_size;
+
+namespace {
+
+// --- sizes
+// -----------------------------------------------------------------------------------------------------------------------
+
+constexpr bool near(double got, double wanted, double part) { return got >= wanted * (1 - part) && got <= wanted * (1 + part); }
+template <class M>
+constexpr double total = static_cast<double>(hm::Account<M>::parameters());
+template <class M>
+constexpr double active = static_cast<double>(hm::Account<M>::active_parameters().target);
+
+static_assert(near(total<hm::zoo::HybridSmall>, 7e9, 0.02) && near(active<hm::zoo::HybridSmall>, 2e9, 0.02));
+static_assert(near(total<hm::zoo::HybridMedium>, 70e9, 0.02) && near(active<hm::zoo::HybridMedium>, 15e9, 0.02));
+static_assert(near(total<hm::zoo::HybridLarge>, 400e9, 0.02) && near(active<hm::zoo::HybridLarge>, 40e9, 0.02));
+static_assert(near(total<hm::zoo::HybridNano>, 8.9e6, 0.02) && near(active<hm::zoo::HybridNano>, 2.0e6, 0.05));
+static_assert(near(total<hm::zoo::HybridPico>, 1.2e6, 0.05) && near(active<hm::zoo::HybridPico>, 0.56e6, 0.05));
+static_assert(hm::Account<hm::zoo::HybridLarge>::layer_count == 72);
+// A cap grows with the budget, and a part of the worst case is a budget.
+static_assert(hm::Account<hm::zoo::HybridPico>::capped_flops(256, 0.5) < hm::Account<hm::zoo::HybridPico>::capped_flops(256, 1));
+constexpr double half = hm::Account<hm::zoo::HybridPico>::budget_for(0.6, 256);
+static_assert(hm::Account<hm::zoo::HybridPico>::capped_flops(256, half) <=
+              0.6 * hm::Account<hm::zoo::HybridPico>::capped_flops(256, 1));
+// Every letter of the headline pattern, as a type.
+struct Headline : hm::zoo::HybridModel<hm::zoo::hybrid_pico, hm::Pattern<"GLLLMLLLGMLLLG">> {};
+static_assert(Headline::layer_count == 14);
+
+// --- a small model with everything on
+// --------------------------------------------------------------------------------------------
+
+constexpr hm::zoo::HybridSizes small{
+    .vocab = 40,
+    .width = 24,
+    .context = 160,
+    .heads = hm::Heads{2, 1, 8},
+    .latent = 10,
+    .rotary = 4,
+    .query_rank = 6,
+    .experts = hm::Experts{.count = 6, .active = {0, 3}, .hidden = 10},
+    .nominal = 1.5f,
+    .shared = hm::channel::SharedPlus{.hidden = 16, .modulation = 3},
+    .window = hm::attention::Window{.least = 10, .most = 24, .ramp = 3},
+    .store = hm::attention::Store{.entries = 6, .candidates = 2, .block = 6},
+    .cross = hm::Heads{1, 1, 8},
+    .limits = hm::SegmentLimits{{2, 3}, {4, 6}, {7, 12}},
+    .block = 8,
+    .complexity = hm::control::ComplexityOptions{.window = 12, .recent = 5, .projected = 4, .rank = 6},
+    .chunk = 16,
+    .rewind = 9};
+struct Small : hm::zoo::HybridModel<small, hm::Pattern<"GLMA">> {};
+static_assert(Small::rewind_limit() == 9);
+
+using Inline = hm::exec::Inline;
+template <class T, class Storage>
+using ModelOf = hm::Model<Small, T, Inline, Storage>;
+
+/// A model with the given parameters, in the given storage.
+template <class T, class Storage>
+ModelOf<T, Storage> model_of(const std::vector<T>& flat) {
+  ModelOf<T, Flat> model{Inline{}};
+  model.upload(flat.data());
+  if constexpr (std::is_same_v<Storage, Flat>)
+    return model;
+  else
+    return hm::pack(model);
+}
+
+/// The logits of every row of a sequence fed to a session in the given pieces, under a budget.
+template <class Session>
+std::vector<float> feed_in(Session& session, Index sequence, const std::vector<std::int32_t>& tokens, auto&& piece) {
+  std::vector<float> rows;
+  for (Index at = session.length(sequence); at < hm::to_index(tokens.size());) {
+    const Index count = std::min(piece(), hm::to_index(tokens.size()) - at);
+    const auto fed = session.feed(sequence, {tokens.data() + at, to_size(count)});
+    REQUIRE(fed);
+    at += count;
+    const auto logits = session.logits(sequence);
+    rows.insert(rows.end(), logits.begin(), logits.end());
+  }
+  return rows;
+}
+
+}  // namespace
+
+TEST_CASE("HybridMoE gives a row the same bits in training, in chunks and packed") {
+  const std::vector<float> parameters = test::lively_parameters<Small, float>(3);
+  test::TrainingRun<Small, float> whole({97, 1, 40}, 5);
+  whole.run(parameters, {.auxiliary = 0, .gradient = false});
+  test::Serving<Small, float, Flat> flat(parameters, 4);
+  test::Serving<Small, float, Packed> packed(test::packed<Small>(parameters), 4);
+  const std::vector<Index> begin{0, 97, 98}, sizes{1, 16, 5, 7, 3, 16, 11, 2, 16, 16, 16};
+  std::vector<Index> position{0, 0, 0};
+  for (std::size_t turn = 0;
+       std::any_of(position.begin(), position.end(), [&](Index& p) { return p < whole.lengths[to_size(&p - position.data())]; });
+       ++turn) {
+    std::vector<test::Chunk> chunks;
+    std::vector<Index> row;
+    for (std::size_t s = 0; s < 3; ++s) {
+      const Index count = std::min(sizes[(turn + 3 * s) % sizes.size()], whole.lengths[s] - position[s]);
+      if (count <= 0) continue;
+      const auto from = whole.tokens.begin() + begin[s] + position[s];
+      chunks.push_back({static_cast<Index>(s), position[s], {from, from + count}});
+      for (Index i = 0; i < count; ++i) row.push_back(begin[s] + position[s] + i);
+      position[s] += count;
+    }
+    const std::vector<float> a = flat.feed(chunks), b = packed.feed(chunks);
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      INFO("row " << row[i]);
+      REQUIRE(test::same_bits(a.data() + i * to_size(Small::vocab), whole.logits.data() + row[i] * Small::vocab, Small::vocab));
+      REQUIRE(test::same_bits(b.data() + i * to_size(Small::vocab), whole.logits.data() + row[i] * Small::vocab, Small::vocab));
+    }
+  }
+}
+
+TEST_CASE("no output of HybridMoE depends on a later token") {
+  const std::vector<float> parameters = test::lively_parameters<Small, float>(3);
+  test::TrainingRun<Small, float> run({120}, 6);
+  run.run(parameters, {.auxiliary = 0, .gradient = false});
+  const std::vector<float> before = run.logits;
+  for (const Index changed : {119, 118, 97, 60, 31, 16, 5, 1, 0}) {
+    const std::int32_t token = run.tokens[to_size(changed)];
+    run.tokens[to_size(changed)] = (token + 7) % 40;
+    run.run(parameters, {.auxiliary = 0, .gradient = false});
+    CHECK(test::same_bits(before.data(), run.logits.data(), changed * Small::vocab));
+    CHECK_FALSE(
+        test::same_bits(before.data() + changed * Small::vocab, run.logits.data() + changed * Small::vocab, Small::vocab));
+    run.tokens[to_size(changed)] = token;
+  }
+}
+
+TEST_CASE("the whole of HybridMoE's gradient is the derivative of its loss") {
+  std::vector<double> parameters = test::lively_parameters<Small, double>(4);
+  test::TrainingRun<Small, double> run({61, 1, 20}, 7);
+  run.run(parameters, {.auxiliary = 0});
+  const std::vector<double> gradient = run.gradient;
+  Index looked_at = 0, skipped = 0;
+  Small::visit<double, Flat>(
+      [&](const hm::Name& name, const hm::Trait& trait, auto& tensor) {
+        if (trait.update != hm::Update::gradient) return;
+        const std::string text = name.text();
+        if (text.find("predictor") != std::string::npos || text.find("stand_in") != std::string::npos) return;  // own losses
+        using Tensor = std::remove_reference_t<decltype(tensor)>;
+        const Index first = tensor.data - parameters.data();
+        std::vector<double> along = test::numbers(Tensor::size, hm::random::hash(text), 1.0);
+        double length = 0, analytic = 0, square = 0;
+        for (const double a : along) length += a * a;
+        for (Index i = 0; i < Tensor::size; ++i) {
+          along[to_size(i)] /= std::sqrt(length);
+          analytic += along[to_size(i)] * gradient[to_size(first + i)];
+          square += gradient[to_size(first + i)] * gradient[to_size(first + i)];
+        }
+        const auto slope = [&](double step) {
+          double value[2] = {};
+          for (int side = 0; side < 2; ++side) {
+            std::vector<double> moved = parameters;
+            for (Index i = 0; i < Tensor::size; ++i) moved[to_size(first + i)] += (side == 0 ? -step : step) * along[to_size(i)];
+            run.run(moved, {.auxiliary = 0, .gradient = false});
+            value[side] = run.loss;
+          }
+          return (value[1] - value[0]) / (2 * step);
+        };
+        const double coarse = slope(2e-5), fine = slope(1e-5);
+        const double allowed = 1e-5 * (std::abs(fine) + std::sqrt(square / static_cast<double>(Tensor::size))) + 1e-8;
+        ++looked_at;
+        if (std::abs(coarse - fine) > allowed) {  // a choice flips between the points
+          ++skipped;
+          return;
+        }
+        INFO(text << ": backward " << analytic << ", differences " << fine << " and " << coarse);
+        CHECK(std::abs(analytic - fine) <= allowed);
+      },
+      hm::Name{}, parameters.data());
+  INFO(looked_at << " tensors, " << skipped << " skipped");
+  CHECK(looked_at > 150);
+  CHECK(skipped < looked_at / 3);
+}
+
+TEST_CASE("taken-back tokens leave no trace, and copies go on alike") {
+  const auto model = model_of<float, Packed>(test::lively_parameters<Small, float>(8));
+  auto session = hm::generate::Session<std::remove_const_t<decltype(model)>>::create(model, {.sequences = 3});
+  REQUIRE(session);
+  std::vector<std::int32_t> tokens = test::random_tokens(150, 40, 9), wrong = test::random_tokens(150, 40, 10);
+  Index n = 0;
+  const auto pieces = [&] { return 1 + (n++ * 5) % 16; };
+  feed_in(*session, 0, tokens, [] { return Index{1}; });
+  const std::vector<float> expected(session->logits(0).begin(), session->logits(0).end());
+  Index taken = 0;
+  for (Index at = 0; at < 150;) {  // feed wrong tokens after every few right ones, and take them back
+    const Index right = std::min<Index>(pieces(), 150 - at);
+    REQUIRE(session->feed(1, {tokens.data() + at, to_size(right)}));
+    at += right;
+    const Index count = std::min<Index>(1 + n % 9, 160 - at);
+    if (at == 150) break;
+    REQUIRE(session->feed(1, {wrong.data() + at % 100, to_size(count)}));
+    REQUIRE(session->rewind(1, count));
+    taken += count;
+  }
+  CHECK(taken > 60);
+  CHECK(test::same_bits(session->logits(1).data(), expected.data(), Small::vocab));
+  // Too much at once is an error that changes nothing.
+  CHECK_FALSE(session->rewind(1, 10));
+  CHECK_FALSE(session->rewind(1, 151));
+  CHECK(session->length(1) == 150);
+  // A copy, and a copy through a snapshot into another session.
+  session->fork(1, 2);
+  auto other = hm::generate::Session<std::remove_const_t<decltype(model)>>::create(model);
+  REQUIRE(other);
+  REQUIRE(other->restore(0, session->snapshot(1)));
+  for (Index i = 0; i < 5; ++i) {
+    for (const Index s : {0, 1, 2}) REQUIRE(session->feed(s, {wrong.data() + i, 1}));
+    REQUIRE(other->feed(0, {wrong.data() + i, 1}));
+    for (const Index s : {1, 2}) CHECK(test::same_bits(session->logits(s).data(), session->logits(0).data(), Small::vocab));
+    CHECK(test::same_bits(other->logits(0).data(), session->logits(0).data(), Small::vocab));
+  }
+}
+
+TEST_CASE("no token of HybridMoE spends more than its budget") {
+  Index looked_at = 0;
+  for (const std::uint64_t seed : {11u, 12u, 13u, 14u}) {
+    const auto model = model_of<float, Packed>(test::lively_parameters<Small, float>(seed));
+    auto session =
+        hm::generate::Session<std::remove_const_t<decltype(model)>>::create(model, {.sequences = 1, .report_use = true});
+    REQUIRE(session);
+    const std::vector<std::int32_t> tokens = test::random_tokens(150, 40, seed);
+    for (Index t = 0; t < 150; ++t) {
+      const double beta = static_cast<double>(t * 37 % 65) / 64;
+      REQUIRE(session->spend(0, {beta, 0.5}));
+      REQUIRE(session->feed(0, {tokens.data() + t, 1}));
+      const auto used = session->used(0);
+      for (Index l = 0; l < Small::layer_count; ++l) {
+        const auto use = [&](Index field) { return static_cast<double>(used[to_size(l * hm::Used::fields + field)]); };
+        REQUIRE(use(hm::Used::experts) <= static_cast<double>(hm::most_experts(3, beta)));
+        REQUIRE(use(hm::Used::slices) <= static_cast<double>(hm::most_slices(4, beta)));
+        if (l > 0) REQUIRE(use(hm::Used::window) <= hm::widest_window(10, 24, beta) + 1e-4);
+        ++looked_at;
+      }
+    }
+  }
+  CHECK(looked_at == 4 * 150 * Small::layer_count);
+}
+
+TEST_CASE("HybridMoE learns under drawn budgets, and a step repeats to the bit") {
+  std::string content;
+  for (int i = 0; i < 3000; ++i) content += static_cast<char>("the cat sat on the mat. "[i % 24] % 40);
+  const auto text = hm::train::Text::bytes(content);
+  REQUIRE(text);
+  std::vector<double> losses[2];
+  for (auto& run : losses) {
+    hm::Model<Small, float> model{hm::Seed{1}};
+    hm::train::Options options{.batch = 8, .length = 64, .schedule = {.peak = 5e-3, .warmup = 5, .steps = 40}};
+    options.budgets.sampled = true;
+    auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, options);
+    REQUIRE(trainer);
+    for (Index step = 0; step < 40; ++step) {
+      const auto report = trainer->step();
+      REQUIRE(report);
+      run.push_back(report->loss);
+    }
+    const auto full = trainer->measure(4, {1, 1}), none = trainer->measure(4, {0, 1});
+    CHECK(full.loss < 2.5);
+    for (Index l = 0; l < Small::layer_count; ++l) CHECK(none.used[to_size(l * hm::Used::fields + hm::Used::experts)] == 0);
+  }
+  CHECK(losses[0] == losses[1]);
+  CHECK(losses[0].back() < losses[0].front() - 1);
+}

@@ -17,7 +17,7 @@ struct AttentionReference {
   std::size_t width = 0, heads = 0, kv = 0, size = 0;
   std::size_t window = 1u << 30;
   std::function<double(std::size_t, std::size_t)> reach = {};  ///< if given: the weight of a key (second) for a row (first)
-  double base = 0;  ///< of the rotation; 0: none
+  double base = 0;                                             ///< of the rotation; 0: none
   std::size_t turned = 0;
   bool adjacent = false, normed = false, gain = false, input_bias = false, output_bias = false;
   double epsilon = 1e-6;

@@ -28,9 +28,9 @@ class Running {
   using Tape = typename Layer::template Tape<T>;
   static constexpr Index stride = hybridmoe::round_up(hybridmoe::state_bytes<State>, hybridmoe::arena_alignment);
 
-  Streams<T> streams;     ///< by row of the call
-  std::vector<T> used;    ///< [rows, Used::fields·(layer + 1)] after a call
-  double loss = 0;        ///< after a training call
+  Streams<T> streams;   ///< by row of the call
+  std::vector<T> used;  ///< [rows, Used::fields·(layer + 1)] after a call
+  double loss = 0;      ///< after a training call
 
   explicit Running(std::uint64_t seed) : parameters_(std::make_unique<Parameters>()) {
     const hybridmoe::random::Key key = hybridmoe::random::key_of(seed);
@@ -56,15 +56,15 @@ class Running {
     return call(plan, x, nullptr);
   }
   /// States of `count` sequences, filled with what no state ever holds.
-  static std::vector<std::byte> fresh(Index count) { return std::vector<std::byte>(static_cast<std::size_t>(count * stride + 64), std::byte{0xff}); }
+  static std::vector<std::byte> fresh(Index count) {
+    return std::vector<std::byte>(static_cast<std::size_t>(count * stride + 64), std::byte{0xff});
+  }
   std::vector<T> step(std::vector<std::byte>& states, hybridmoe::BatchPlan& plan, const std::vector<T>& x) {
     return call(plan, x, aligned(states.data()));
   }
 
  private:
-  static std::byte* aligned(std::byte* p) {
-    return p + (64 - reinterpret_cast<std::uintptr_t>(p) % 64) % 64;
-  }
+  static std::byte* aligned(std::byte* p) { return p + (64 - reinterpret_cast<std::uintptr_t>(p) % 64) % 64; }
 
   std::vector<T> call(hybridmoe::BatchPlan& plan, const std::vector<T>& x, std::byte* states) {
     const hybridmoe::Batch batch = plan.view(plan.data());

@@ -98,8 +98,8 @@ struct Learned : Tag {
       const Index rows = call.batch.rows;
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(call.batch, true));
-      call.space.each(divide_up(rows, score_rows), ScoreBackwardKernel<T, hidden>{rows, tape.hidden_rows, p.weight.data, d_score,
-                                                                                  s.d_hidden, s.d_weight});
+      call.space.each(divide_up(rows, score_rows),
+                      ScoreBackwardKernel<T, hidden>{rows, tape.hidden_rows, p.weight.data, d_score, s.d_hidden, s.d_weight});
       call.space.each(divide_up(hidden, Sum::columns_per_item), Sum{rows, hidden, s.d_weight, gradient.weight.data});
       Product::backward_input(call.space, arena, rows, s.d_hidden, p.hidden_weight, dx.data);
       Product::backward_weight(call.space, arena, rows, x.data, s.d_hidden, gradient.hidden_weight, static_cast<T*>(nullptr));
@@ -148,6 +148,27 @@ struct Random : Tag {
                                             const T*, Rows<T, width>, Parameters<T, Flat>&) {}
     static constexpr Flops flops_per_token() { return {}; }
   };
+};
+
+struct WarmTag {};
+
+/// Nothing but the weights of key tokens teaches the scorer (default).
+struct Cold : WarmTag {
+  static constexpr bool active = false;
+  static constexpr Index every = 1;
+  static constexpr double coefficient = 0;
+};
+
+/// An auxiliary loss teaches it from the start which tokens rows would attend to beyond their windows (ops/key_mass.hpp): full
+/// attention, whose scores alone are computed for every `every`-th row. The loss is (block/rows)·Σ KL over the closed blocks of a
+/// call, times a coefficient.
+/// @tparam thousandths  the coefficient
+template <Index every_ = 16, Index thousandths = 50>
+struct Warm : WarmTag {
+  static_assert(every_ > 0 && thousandths >= 0, "scorer::Warm needs a positive step between rows and no negative coefficient");
+  static constexpr bool active = true;
+  static constexpr Index every = every_;
+  static constexpr double coefficient = static_cast<double>(thousandths) / 1000;
 };
 
 }  // namespace hybridmoe::attention::scorer

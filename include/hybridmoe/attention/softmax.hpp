@@ -154,9 +154,9 @@ struct Softmax {
       const Call<Space> inner = call.with(arena);
       finish_backward(inner, p, tape, dy, s, gradient);
       using Core = ops::SoftmaxAttentionBackward<T, heads.query, heads.kv, size, Mask>;
-      call.space.each(Core::items(call.batch), Core{call.batch, tape.ready, stores_of<T>({}, tape), tape.mixed,
-                                                    tape.log_sum_of_exp, s.d_mixed, s.d_query, s.d_key, s.d_value,
-                                                    s.inner_products});
+      call.space.each(Core::items(call.batch),
+                      Core{call.batch, tape.ready, stores_of<T>({}, tape), tape.mixed, tape.log_sum_of_exp, s.d_mixed, s.d_query,
+                           s.d_key, s.d_value, s.inner_products});
       prepare_backward(inner, p, x, tape, s, dx, gradient);
     }
 

@@ -215,3 +215,184 @@ TEST_CASE("the corners of the one weight are the modes that they generalise") {
   CHECK(difference<Sharp, Local>(neutral, 130) == 0);
   CHECK(difference<FixedWindow, Local>(neutral, 130) == 0);
 }
+
+using Rule = attention::window::Proposal<>;
+
+TEST_CASE("the proposal's rule gives its windows, at the row's own position") {
+  const auto window = [](double c, Index position) {
+    attention::WindowStreams<double> streams;
+    streams.complexity = {&c, nullptr, 1};
+    return Rule::size<512, 2048>(streams, 0, position);
+  };
+  for (const double c : {0.0, 0.1, 0.5, 0.777, 1.0})
+    for (const int t : {0, 4095, 4096, 5119, 5120, 9000, 12288, 40000})
+      CHECK(window(c, t) == std::clamp(512 + int(1.5 * c * 1024) - std::max(0, t - 4096) / 1024 * 128, 512, 2048));
+  using Unscaled = attention::window::Proposal<512, 1024, 4096, 1024, 128, 100>;
+  CHECK(Unscaled::size<512, 2048>(attention::WindowStreams<double>{}, 0, 0) == 1024);
+}
+
+struct Ruled : attention::AdaptiveLocal<heads, bounds, attention::window::Proposal<16, 20, 40, 10, 2>> {};
+
+TEST_CASE("a layer follows the rule as far as the budget allows") {
+  test::Running<Ruled, Env, double> run(3);
+  run.streams.complexity = test::numbers(150, 4, 0.2, 0.5);
+  run.streams.budget.assign(150, 0.75);
+  run.train({100, 50}, test::numbers(150 * Env::width, 5));
+  for (int row = 0; row < 150; ++row) {
+    const int t = row % 100, rule = 16 + int(1.5 * run.streams.complexity[static_cast<std::size_t>(row)] * 20);
+    CHECK(run.used[static_cast<std::size_t>(row * Used::fields + Used::window)] ==
+          std::clamp(rule - std::max(0, t - 40) / 10 * 2, 14, 26));
+  }
+}
+
+TEST_CASE("no window exceeds what the budget allows, and none falls below the least") {
+  test::Running<L, Env, float> run(3);
+  const Index rows = 2000;
+  std::vector<Index> lengths(20, 100);
+  run.streams.decisions = test::cast<float>(test::numbers(rows * Decision::fields, 7, 2, 0.5));  // beyond [0, 1] too
+  run.streams.budget = test::cast<float>(test::numbers(rows, 8, 0.3, 0.5));
+  for (float& b : run.streams.budget) b = std::fmin(1.0f, std::fmax(0.0f, b));
+  run.train(lengths, test::cast<float>(test::numbers(rows * Env::width, 9)));
+  for (Index row = 0; row < rows; ++row) {
+    const float w = run.used[static_cast<std::size_t>(row * Used::fields + Used::window)];
+    const float cap = 14 + run.streams.budget[static_cast<std::size_t>(row)] * 16;
+    CHECK((w >= 14 && w <= cap));
+  }
+}
+
+TEST_CASE("the price is that of the keys that rows chose, as a mean") {
+  test::Running<A, Env, double> run(5);
+  const std::vector<Index> lengths{50, 3};
+  run.streams = decided(53, 0.5, 0.25, 0.125);
+  run.streams.target = test::numbers(53, 3, 0.2, 0.5);
+  run.streams.price = 1e-3;
+  run.train(lengths, test::numbers(53 * Env::width, 6));
+  double sum = 0;
+  for (std::size_t row = 0; row < 53; ++row) {
+    const std::size_t t = row < 50 ? row : row - 50;
+    const double tokens = static_cast<double>(std::min<std::size_t>(7, t / 8 * 3)), seen = static_cast<double>(t + 1);
+    const double keys = std::fmin(22, seen) + 0.25 * tokens + 0.125 * seen, q = run.streams.target[row];
+    sum += 1e-3 * (1 - q) * (1 - q) * 4 * 24 * keys;
+  }
+  CHECK(std::fabs(run.loss - sum / 53) < 1e-12 * sum);
+}
+
+struct Chance : attention::KeyTokens<heads, bounds, store, attention::scorer::Random<>> {};
+
+TEST_CASE("key tokens by chance are an option without tensors") {
+  CHECK(difference<Chance, L>(decided(130, 0, 1, 0), 130) > 1e-6);
+  CHECK(difference<Chance, M>(decided(130, 0, 1, 0), 130) > 1e-6);
+  takes_back_exactly<Chance>();
+  CHECK(Chance::Layer<Env>::active_parameters() == L::Layer<Env>::active_parameters());
+}
+
+TEST_CASE("what a token may cost grows with the budget and ends at the nominal choice") {
+  const auto products = [](const auto& layer) { return layer.flops_per_token(1).forward - 4.0 * 24; };
+  const L::Layer<Env> l;
+  const M::Layer<Env> m;
+  const A::Layer<Env> a;
+  CHECK(l.capped_flops(160, 0) == products(l) + 4.0 * 24 * 14);
+  CHECK(l.capped_flops(160, 0.5) == products(l) + 4.0 * 24 * 22);
+  CHECK(l.capped_flops(20, 1) == products(l) + 4.0 * 24 * 20);
+  CHECK(m.capped_flops(160, 1) == products(m) + 4.0 * 24 * (30 + 7));
+  CHECK(a.capped_flops(160, 0) == products(a) + 4.0 * 24 * (160 + 7));
+  CHECK(l.flops_per_token(160).forward <= l.capped_flops(160, 1));
+  CHECK(m.flops_per_token(160).forward <= m.capped_flops(160, 1));
+  CHECK(a.flops_per_token(160).forward <= a.capped_flops(160, 1));
+}
+
+struct Warmed : attention::KeyTokens<heads, bounds, store, position::Nothing, attention::scorer::Warm<3, 500>> {};
+
+namespace {
+
+/// The loss that warms the scorer, from its definition: whole sequences one after another.
+double warming(const std::vector<Index>& lengths, const std::vector<double>& x,
+               const std::function<const double*(const std::string&)>& tensor) {
+  const auto product = [&](const std::string& name, std::size_t row, std::size_t out) {
+    double sum = 0;
+    for (std::size_t c = 0; c < 12; ++c) sum += tensor(name)[out * 12 + c] * x[row * 12 + c];
+    return sum;
+  };
+  double loss = 0;
+  std::size_t begin = 0, rows = x.size() / 12;
+  for (const Index l : lengths) {
+    const std::size_t length = static_cast<std::size_t>(l);
+    std::vector<double> mass(length), r(length);
+    for (std::size_t t = 0; t < length; ++t)
+      for (std::size_t i = 0; i < 32; ++i) {
+        const double h = product("key_tokens.hidden.weight", begin + t, i);
+        r[t] += tensor("key_tokens.score.weight")[i] * h / (1 + std::exp(-h));
+      }
+    for (std::size_t t = 2; t < length; t += 3)
+      for (std::size_t h = 0; h < 4; ++h) {
+        std::vector<double> power(t + 1);
+        double all = 0;
+        for (std::size_t j = 0; j <= t; ++j) {
+          double s = 0;
+          for (std::size_t i = 0; i < 6; ++i)
+            s += product("query.weight", begin + t, h * 6 + i) * product("key.weight", begin + j, h / 2 * 6 + i);
+          all += power[j] = std::exp(s / std::sqrt(6.0));
+        }
+        for (std::size_t j = 0; j <= t; ++j)
+          mass[j] += power[j] / all * (1 - std::fmin(1, std::fmax(0, (30 - static_cast<double>(t - j)) / 5)));
+      }
+    for (std::size_t b = 0; b + 8 <= length; b += 8) {
+      double all = 0, powers = 0;
+      for (std::size_t j = b; j < b + 8; ++j) {
+        all += mass[j];
+        powers += std::exp(r[j]);
+      }
+      for (std::size_t j = b; j < b + 8 && all > 0; ++j)
+        if (mass[j] > 0) loss += mass[j] / all * std::log(mass[j] / all / (std::exp(r[j]) / powers));
+    }
+    begin += length;
+  }
+  return 0.5 * 8 / static_cast<double>(rows) * loss;
+}
+
+}  // namespace
+
+TEST_CASE("the loss that warms the scorer is its formula, and teaches the scorer alone") {
+  namespace check = hybridmoe::check;
+  check::SubjectOf<Warmed, Env, double, hybridmoe::Flat, hybridmoe::exec::Inline> subject(hybridmoe::exec::Inline{});
+  std::vector<double> parameters = subject.random_parameters(3);
+  const std::vector<Index> lengths{90, 5, 47};
+  hybridmoe::BatchPlan plan = check::whole_sequences(lengths);
+  check::Training<double> run;
+  run.x = test::numbers(plan.rows() * Env::width, 4);
+  run.dy.assign(run.x.size(), 0);
+  run.dx.assign(run.x.size(), 0);
+  run.gradient.assign(parameters.size(), 0);
+  run.auxiliary = 2;
+  const auto tensor = [&](const std::string& name) -> const double* {
+    for (const check::TensorFacts& t : subject.facts.tensors)
+      if (t.name == name) return parameters.data() + t.offset;
+    FAIL("the layer has no tensor " << name);
+    return nullptr;
+  };
+  subject.set_parameters(parameters);
+  subject.train(plan, run);
+  const double expected = warming(lengths, run.x, tensor);
+  CHECK(expected > 0.1);
+  CHECK(std::fabs(run.loss - expected) < 1e-12);
+  const std::vector<double> gradient = run.gradient;
+  run.dy.clear();
+  for (const check::TensorFacts& t : subject.facts.tensors)
+    for (Index i = t.offset; i < t.offset + t.size; i += 7) {
+      double& p = parameters[static_cast<std::size_t>(i)];
+      const double kept = p, got = gradient[static_cast<std::size_t>(i)];
+      if (t.name.rfind("key_tokens", 0) != 0) {
+        CHECK(got == 0);
+        continue;
+      }
+      double by[2];
+      for (const int side : {0, 1}) {
+        p = kept + (side == 0 ? -1e-4 : 1e-4);
+        subject.set_parameters(parameters);
+        subject.train(plan, run);
+        by[side] = 2 * run.loss;
+      }
+      p = kept;
+      CHECK(std::fabs((by[1] - by[0]) / 2e-4 - got) < 1e-7);
+    }
+}

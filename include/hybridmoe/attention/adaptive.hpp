@@ -31,7 +31,8 @@ struct Adaptive {
   using Inner = Softmax<heads, Mask, Option<position::Tag, position::Rotary<>, Options...>,
                         Option<QueryKeyNormTag, PlainQueryKey, Options...>, Option<BiasTag, Bias<false, false>, Options...>>;
 
-  static constexpr bool options = (has_a_tag<Options, position::Tag, QueryKeyNormTag, BiasTag, window::Tag, scorer::Tag> && ...);
+  static constexpr bool options =
+      (has_a_tag<Options, position::Tag, QueryKeyNormTag, BiasTag, window::Tag, scorer::Tag, scorer::WarmTag> && ...);
   static constexpr bool bounded = 0 < bounds.least && bounds.least <= bounds.most;
   static constexpr bool ramped = 0 < bounds.ramp && bounds.ramp <= bounds.least;
   static constexpr bool covers = Keys::entries == 0 || Keys::grid + bounds.ramp <= bounds.least;
@@ -41,7 +42,7 @@ struct Adaptive {
                         std::conditional_t<asked && !Keys::sound, typename Keys::template Requirements<asked>, Absent<1>> {
     static_assert(!asked || options,
                   "an option of this attention mode is none of: a position:: encoding, NormedQueryKey, Bias, a window:: policy, "
-                  "a scorer:: of key tokens");
+                  "a scorer:: policy");
     static_assert(!asked || bounded, "attention::Window needs 0 < least <= most");
     static_assert(!asked || !bounded || ramped, "attention::Window::ramp must be positive and at most the least window");
     static_assert(!asked || !ramped || covers,
@@ -91,11 +92,11 @@ struct Adaptive {
     template <class T>
     struct Scratch {
       typename Core::template Scratch<T> core;
-      T *d_reach, *d_weight;  ///< [rows, kv heads, columns], [lists, kv heads, entries]
+      T *d_reach, *d_weight;  ///< [rows, kv heads, columns], [lists, kv heads, room]
       HYBRIDMOE_FUNCTION constexpr Scratch(auto& arena, Extent e)
           : core(arena, e),
             d_reach(arena.template take<T>(e.rows * heads.kv * Shape::columns)),
-            d_weight(arena.template take<T>(Part::lists_for(e) * heads.kv * Keys::entries)) {}
+            d_weight(arena.template take<T>(Part::lists_for(e) * heads.kv * Part::list_room)) {}
     };
 
     template <class T, class Storage>
@@ -119,7 +120,8 @@ struct Adaptive {
       Part::forward(call, p.keys, x, stores, part, tape.keys);
       if (tape.value != nullptr) {
         call.space.each(blocks, ReachCostKernel<T, Shape>{cost(call, tape), tape.partial});
-        call.space.each(1, ReachCostTotal<T>{batch.rows, tape.partial, tape.value});
+        Part::template warm<static_cast<int>(heads.query), Shape>(call, tape.core.ready, tape.reach, stores, tape.keys);
+        call.space.each(1, ReachCostTotal<T>{batch.rows, batch.sequences, tape.partial, tape.keys.loss, tape.value});
       }
       using Attend = ops::WeightedAttention<T, heads.query, heads.kv, Core::size, Shape>;
       call.space.each(Attend::items(batch),
@@ -195,15 +197,18 @@ struct Adaptive {
 template <Heads heads, Window bounds = Window{}, class... Options>
 struct AdaptiveLocal : Adaptive<heads, bounds, NoKeyTokens, false, Options...> {};
 
-/// M: the window, and key tokens beyond it. Options also: a scorer:: policy (default `scorer::Learned<>`).
+/// Key tokens as the options say: a scorer:: policy (default `scorer::Learned<>`), and scorer::Warm<…> if it shall be warmed.
+template <Store store, class... Options>
+using KeyTokensOf =
+    ChosenKeyTokens<store, Option<scorer::Tag, scorer::Learned<>, Options...>, Option<scorer::WarmTag, scorer::Cold, Options...>>;
+
+/// M: the window, and key tokens beyond it. Options also: those of KeyTokensOf.
 template <Heads heads, Window bounds = Window{}, Store store = Store{}, class... Options>
-struct KeyTokens
-    : Adaptive<heads, bounds, ChosenKeyTokens<store, Option<scorer::Tag, scorer::Learned<>, Options...>>, false, Options...> {};
+struct KeyTokens : Adaptive<heads, bounds, KeyTokensOf<store, Options...>, false, Options...> {};
 
 /// A: the window, and beyond it key tokens and all tokens, each with a weight in [0, 1] that stream::Decisions gives (neutral:
 /// 1, which is full attention). Options as KeyTokens.
 template <Heads heads, Window bounds = Window{}, Store store = Store{}, class... Options>
-struct TriModal
-    : Adaptive<heads, bounds, ChosenKeyTokens<store, Option<scorer::Tag, scorer::Learned<>, Options...>>, true, Options...> {};
+struct TriModal : Adaptive<heads, bounds, KeyTokensOf<store, Options...>, true, Options...> {};
 
 }  // namespace hybridmoe::attention

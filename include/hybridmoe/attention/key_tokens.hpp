@@ -3,6 +3,7 @@
 /// The part of adaptive attention that chooses key tokens: scores, lists for every block, and what a sequence carries.
 
 #include <hybridmoe/attention/scorer.hpp>
+#include <hybridmoe/ops/key_mass.hpp>
 #include <hybridmoe/ops/key_tokens.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::attention {
@@ -29,12 +30,14 @@ struct NoKeyTokens {
     template <class T>
     struct Tape {
       ops::KeyLists<T, 0, 1> lists{};
+      static constexpr T* loss = nullptr;
       HYBRIDMOE_FUNCTION constexpr Tape(auto&, Extent) {}
     };
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent) {
       return 0;
     }
+    static constexpr Index list_room = 0;
     static constexpr Index lists_for(Extent) { return 0; }
     template <class T, class Stores>
     HYBRIDMOE_FUNCTION static Stores places(const Stores& stores, States<Stateless>) {
@@ -43,6 +46,8 @@ struct NoKeyTokens {
     template <class Space, class T, class Storage, class Stores>
     HYBRIDMOE_FUNCTION static void forward(const Call<Space>&, const Parameters<T, Storage>&, Rows<const T, Env::width>,
                                            const Stores&, States<Stateless>, const Tape<T>&) {}
+    template <int heads, class Shape, class Space, class T, class Stores>
+    HYBRIDMOE_FUNCTION static void warm(const Call<Space>&, const T*, const T*, const Stores&, const Tape<T>&) {}
     template <class Space, class T>
     HYBRIDMOE_FUNCTION static void backward(const Call<Space>&, const Parameters<T, Flat>&, Rows<const T, Env::width>,
                                             const Tape<T>&, const T*, Rows<T, Env::width>, Parameters<T, Flat>&) {}
@@ -52,7 +57,8 @@ struct NoKeyTokens {
 };
 
 /// Key tokens scored by a scorer:: policy and kept in a store. Tensors: key_tokens.* of the scorer.
-template <Store store, class Scorer>
+/// @tparam Warm  scorer::Cold or scorer::Warm<…>
+template <Store store, class Scorer, class Warm>
 struct ChosenKeyTokens {
   static constexpr Index entries = store.entries, candidates = store.candidates, grid = store.block;
   static constexpr bool positive = entries > 0 && candidates > 0 && grid > 0;
@@ -67,7 +73,7 @@ struct ChosenKeyTokens {
   /// @tparam kept  whether the state keeps the key tokens' keys and values; otherwise it keeps those of all positions anyway
   template <class Env, Index kv_heads, Index size_, bool kept>
   struct Part {
-    static constexpr int size = static_cast<int>(size_);
+    static constexpr int size = static_cast<int>(size_), kv = static_cast<int>(kv_heads);
     static constexpr Index width = Env::width;
     using Score = typename Scorer::template Layer<Env>;
     template <class T>
@@ -89,6 +95,7 @@ struct ChosenKeyTokens {
       Lives<T> lives;
     };
 
+    static constexpr Index list_room = ops::KeyLists<float, entries, grid>::room;
     static constexpr Index lists_for(Extent e) { return ops::KeyLists<float, entries, grid>::lists_for(e.rows, e.sequences); }
     template <class T>
     struct Tape {
@@ -96,8 +103,13 @@ struct ChosenKeyTokens {
       T* score;  ///< [rows]
       ops::KeyBook<T, entries, grid> book;
       ops::KeyLists<T, entries, grid> lists;
+      T *mass = nullptr, *loss = nullptr;  ///< [kv heads, rows], [sequences]: only with Warm, in training
       HYBRIDMOE_FUNCTION constexpr Tape(auto& arena, Extent e)
-          : scorer(arena, e), score(arena.template take<T>(e.rows)), book(arena, lists_for(e)), lists(book.lists) {}
+          : scorer(arena, e), score(arena.template take<T>(e.rows)), book(arena, lists_for(e)), lists(book.lists) {
+        if (!Warm::active || !e.training) return;
+        mass = arena.template take<T>(kv_heads * e.rows);
+        loss = arena.template take<T>(e.sequences);
+      }
     };
     template <class T>
     struct Scratch {
@@ -137,20 +149,42 @@ struct ChosenKeyTokens {
                           ops::KeepKeys<T, size, kv_heads, entries, grid>{batch, tape.lists, stores, places<T>(stores, states)});
     }
 
-    /// d_weight [lists, kv heads, entries]: each kv head's gradient by the key tokens' weights.
+    /// The loss that warms the scorer, in training: from the queries, what rows reach, and the keys.
+    template <int heads, class Shape, class Space, class T>
+    HYBRIDMOE_FUNCTION static void warm(const Call<Space>& call, const T* ready, const T* reach, const Stores<T>& stores,
+                                        const Tape<T>& tape) {
+      if constexpr (Warm::active) {
+        using Mass = ops::KeyMass<T, heads, kv, size, Shape>;
+        call.space.each(Mass::items(call.batch), Mass{call.batch, Warm::every, ready, reach, stores, tape.mass});
+        call.space.each(call.batch.sequences,
+                        ops::WarmScores<T, kv, grid, false>{call.batch, warmth<T>(call), tape.mass, tape.score, tape.loss});
+      }
+    }
+
+    /// d_weight [lists, kv heads, room]: each kv head's gradient by the key tokens' weights.
     template <class Space, class T>
     HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, Rows<const T, width> x,
                                             const Tape<T>& tape, const T* d_weight, Rows<T, width> dx,
                                             Parameters<T, Flat>& gradient) {
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(call.batch, true));
-      call.space.each(call.batch.sequences, ops::KeyScoresBackward<T, static_cast<int>(kv_heads), entries, grid>{
-                                                call.batch, tape.lists, d_weight, s.d_score});
+      call.space.each(call.batch.sequences,
+                      ops::KeyScoresBackward<T, kv, entries, grid>{call.batch, tape.lists, d_weight, s.d_score});
+      if (Warm::active && call.auxiliary != 0)
+        call.space.each(call.batch.sequences,
+                        ops::WarmScores<T, kv, grid, true>{call.batch, static_cast<T>(call.auxiliary) * warmth<T>(call),
+                                                           tape.mass, tape.score, s.d_score});
       Score::backward(call.with(arena), p, x, tape.scorer, s.d_score, dx, gradient);
     }
 
     static constexpr Flops flops_per_token() { return Score::flops_per_token(); }
     static constexpr Index recurrent_elements = kept ? 2 * kv_heads * size * entries : 0;
+
+   private:
+    template <class T, class Space>
+    HYBRIDMOE_FUNCTION static T warmth(const Call<Space>& call) {
+      return T(Warm::coefficient) * T(grid) / static_cast<T>(call.batch.rows);
+    }
   };
 };
 

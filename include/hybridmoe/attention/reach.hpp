@@ -37,7 +37,8 @@ struct ReachKernel {
     for (Index row = item * reach_rows; row < end; ++row) {
       T* const to = reach + row * Shape::columns;
       const T w = Policy::template size<least, most, T>(streams, row, batch.row_position[row]);
-      to[Shape::window] = w < T(least) ? T(least) : w > T(most) ? T(most) : w;
+      const T cap = T(least) + streams.template room<least, most>(row), below = w < cap ? w : cap;
+      to[Shape::window] = below > T(least) ? below : T(least);
       if constexpr (Shape::all) {
         to[Shape::key_tokens] = streams.decisions.at(row, column(Decision::key_tokens), T(1));
         to[Shape::global] = streams.decisions.at(row, column(Decision::global), T(1));
@@ -67,9 +68,12 @@ struct ReachCost {
   HYBRIDMOE_FUNCTION T of_key(Index row) const { return price_of(price, target.at(row, 0, T(1))) * flops; }
   HYBRIDMOE_FUNCTION T seen(Index row) const { return static_cast<T>(batch.row_position[row] + 1); }
   HYBRIDMOE_FUNCTION T key_tokens(Index row) const {
-    if constexpr (Shape::entries == 0) return T(0);
-    const Index s = batch.row_sequence[row];
-    return static_cast<T>(lists.count[lists.list_of(s, batch.begin[s], batch.start[s], batch.row_position[row])]);
+    if constexpr (Shape::entries == 0) {
+      return T(0);
+    } else {
+      const Index s = batch.row_sequence[row];
+      return static_cast<T>(lists.count[lists.list_of(s, batch.begin[s], batch.start[s], batch.row_position[row])]);
+    }
   }
   HYBRIDMOE_FUNCTION T of(Index row) const {
     const T* const r = reach + row * Shape::columns;
@@ -93,17 +97,20 @@ struct ReachCostKernel {
   }
 };
 
-/// value = the mean over rows
+/// value = the mean over rows, and the losses of `sequences` sequences beside it, if any.
 template <class T>
 struct ReachCostTotal {
-  Index rows;
-  const T* partial;
+  Index rows, sequences;
+  const T *partial, *beside;
   T* value;
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
     T sum = 0;
     for (Index i = 0; i < divide_up(rows, reach_rows); ++i) sum += partial[i];
-    *value = sum / static_cast<T>(rows);
+    sum /= static_cast<T>(rows);
+    if (beside != nullptr)
+      for (Index s = 0; s < sequences; ++s) sum += beside[s];
+    *value = sum;
   }
 };
 

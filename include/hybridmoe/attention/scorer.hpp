@@ -150,4 +150,25 @@ struct Random : Tag {
   };
 };
 
+struct WarmTag {};
+
+/// Nothing but the weights of key tokens teaches the scorer (default).
+struct Cold : WarmTag {
+  static constexpr bool active = false;
+  static constexpr Index every = 1;
+  static constexpr double coefficient = 0;
+};
+
+/// An auxiliary loss teaches it from the start which tokens rows would attend to beyond their windows (ops/key_mass.hpp): full
+/// attention, whose scores alone are computed for every `every`-th row. The loss is (block/rows)·Σ KL over the closed blocks of a
+/// call, times a coefficient.
+/// @tparam thousandths  the coefficient
+template <Index every_ = 16, Index thousandths = 50>
+struct Warm : WarmTag {
+  static_assert(every_ > 0 && thousandths >= 0, "scorer::Warm needs a positive step between rows and no negative coefficient");
+  static constexpr bool active = true;
+  static constexpr Index every = every_;
+  static constexpr double coefficient = static_cast<double>(thousandths) / 1000;
+};
+
 }  // namespace hybridmoe::attention::scorer

@@ -1,7 +1,7 @@
 #pragma once
 /// @file window.hpp
-/// How large a row's attention window is: policies that choose a real number of keys between a type's bounds and below what the
-/// row's budget allows, W(β) = least + β·(most − least).
+/// How large a row's attention window is: policies that choose a real number of keys. Whatever they choose, the layer holds it
+/// between the least window and what the row's budget allows, W(β) = least + β·(most − least).
 
 #include <hybridmoe/layer/layer.hpp>
 
@@ -44,11 +44,13 @@ struct Decided : Tag {
   /// Adds the gradient by the decision, given that by the size.
   template <Index least, Index most, class T>
   HYBRIDMOE_FUNCTION static void backward(const WindowStreams<T>& streams, Index row, T d) {
-    streams.decisions.add_gradient(row, streams.column, d * streams.template room<least, most>(row));
+    const T decision = streams.decisions.at(row, streams.column, T(1));
+    if (T(0) <= decision && decision <= T(1))
+      streams.decisions.add_gradient(row, streams.column, d * streams.template room<least, most>(row));
   }
 };
 
-/// The proposal's rule: base + ⌊scale·c·range⌋ − ⌊max(0, t − from)/every⌋·fall, between least and W(β), where c is the row's
+/// The proposal's rule: base + ⌊scale·c·range⌋ − ⌊max(0, t − from)/every⌋·fall, between least and most, where c is the row's
 /// complexity (stream::Complexity; neutral: ½) and t its own position. (With scale 1 it never exceeds base + range, and from
 /// position 12,288 on it is the least.) A whole number of keys: it gives c no gradient.
 /// @tparam hundredths  scale in hundredths
@@ -61,23 +63,20 @@ struct Proposal : Tag {
     const T c = streams.complexity.at(row, 0, T(0.5));
     const Index more = static_cast<Index>(T(hundredths) / T(100) * c * T(range));
     const Index keys = base + more - larger(0, position - from) / every * fall;
-    const T chosen = static_cast<T>(larger(least, smaller(keys, most)));
-    const T cap = T(least) + streams.template room<least, most>(row);
-    return chosen < cap ? chosen : cap;
+    return static_cast<T>(larger(least, smaller(keys, most)));
   }
   template <Index least, Index most, class T>
   HYBRIDMOE_FUNCTION static void backward(const WindowStreams<T>&, Index, T) {}
 };
 
-/// The same for every row, where the budget allows it.
+/// The same for every row.
 /// @tparam keys  the size, 0: the largest
 template <Index keys = 0>
 struct Fixed : Tag {
   template <Index least, Index most, class T>
-  HYBRIDMOE_FUNCTION static T size(const WindowStreams<T>& streams, Index row, Index) {
+  HYBRIDMOE_FUNCTION static T size(const WindowStreams<T>&, Index, Index) {
     static_assert(keys == 0 || (least <= keys && keys <= most), "window::Fixed must lie between Window::least and Window::most");
-    const T cap = T(least) + streams.template room<least, most>(row), chosen = T(keys == 0 ? most : keys);
-    return chosen < cap ? chosen : cap;
+    return T(keys == 0 ? most : keys);
   }
   template <Index least, Index most, class T>
   HYBRIDMOE_FUNCTION static void backward(const WindowStreams<T>&, Index, T) {}

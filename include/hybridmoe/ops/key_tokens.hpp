@@ -22,19 +22,20 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 /// The lists of key tokens, with what following lists and gradients are made from.
 template <class T, Index entries, Index grid>
 struct KeyBook {
+  static constexpr Index room = KeyLists<T, entries, grid>::room;
   KeyLists<T, entries, grid> lists;
-  T *score, *theta;        ///< [lists, entries] r, ϑ of the token's block
-  std::int32_t* theta_at;  ///< [lists, entries] the position of ϑ
+  T *score, *theta;        ///< [lists, room] r, ϑ of the token's block
+  std::int32_t* theta_at;  ///< [lists, room] the position of ϑ
   T* eta;                  ///< [lists]
   std::int32_t* eta_at;    ///< [lists] the position of η, −1: none
 
   HYBRIDMOE_FUNCTION constexpr KeyBook(auto& arena, Index count)
-      : lists{arena.template take<std::int32_t>(count), arena.template take<std::int32_t>(count * entries),
-              arena.template take<std::int32_t>(count * entries), arena.template take<std::int32_t>(count * entries),
-              arena.template take<T>(count * entries)},
-        score(arena.template take<T>(count * entries)),
-        theta(arena.template take<T>(count * entries)),
-        theta_at(arena.template take<std::int32_t>(count * entries)),
+      : lists{arena.template take<std::int32_t>(count), arena.template take<std::int32_t>(count * room),
+              arena.template take<std::int32_t>(count * room), arena.template take<std::int32_t>(count * room),
+              arena.template take<T>(count * room)},
+        score(arena.template take<T>(count * room)),
+        theta(arena.template take<T>(count * room)),
+        theta_at(arena.template take<std::int32_t>(count * room)),
         eta(arena.template take<T>(count)),
         eta_at(arena.template take<std::int32_t>(count)) {}
 
@@ -97,7 +98,7 @@ struct CloseBlocks {
         book.lists.count[list] = book.lists.count[list - 1];
         book.eta[list] = book.eta[list - 1];
         book.eta_at[list] = book.eta_at[list - 1];
-        for (Index i = 0; i < book.lists.count[list]; ++i) book.copy(list * entries + i, (list - 1) * entries + i);
+        for (Index i = 0; i < book.lists.count[list]; ++i) book.copy(list * book.room + i, (list - 1) * book.room + i);
       }
       if (closes && block > 0) {
         T r[grid];
@@ -118,7 +119,7 @@ struct CloseBlocks {
     Index count = 0;
     for (Index i = 0; i < lives.count[0]; ++i) {
       if (lives.birth[i] > block || lives.death[i] <= block || count == entries) continue;
-      const Index to = list * entries + count++;
+      const Index to = list * book.room + count++;
       book.lists.position[to] = lives.position[i];
       book.lists.place[to] = kept ? lives.slot[i] : lives.position[i];
       book.score[to] = lives.score[i];
@@ -137,7 +138,7 @@ struct CloseBlocks {
     Index next = 0;  // the lowest of them, of equal ones the last
     for (Index i = 1; i <= candidates; ++i)
       if (!(r[best[i]] > r[best[next]])) next = i;
-    const Index first = list * entries, from = (block - 1) * grid;
+    const Index first = list * book.room, from = (block - 1) * grid;
     Index count = book.lists.count[list];
     for (Index i = 0; i <= candidates; ++i) {
       if (i == next) continue;
@@ -168,11 +169,11 @@ struct CloseBlocks {
   }
 
   /// Brings the records to the state after closing: who is in the list lives, and gets a slot if it is new.
-  HYBRIDMOE_FUNCTION void record(Lives& lives, Index block, Index list) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void record(Lives& lives, Index block, Index list) const {
     const auto now = static_cast<std::int32_t>(block), gone = static_cast<std::int32_t>(block - Lives::history);
     bool used[Lives::room] = {};
     Index kept_records = 0, entry = 0;
-    const Index first = list * entries, count = book.lists.count[list];
+    const Index first = list * book.room, count = book.lists.count[list];
     for (Index i = 0; i < lives.count[0]; ++i) {
       if (lives.birth[i] >= now || lives.death[i] <= gone) continue;
       if (lives.death[i] >= now) lives.death[i] = Lives::alive;
@@ -209,10 +210,16 @@ struct CloseBlocks {
 
   HYBRIDMOE_FUNCTION void weigh(Index list) const {
     const T eta = book.eta[list];
-    for (Index e = list * entries; e < list * entries + book.lists.count[list]; ++e) {
+    const Index end = list * book.room + book.lists.count[list];
+    for (Index e = list * book.room; e < end; ++e) {
       const bool dropped = eta > book.theta[e];
       book.lists.weight[e] = T(1) - math::exp((dropped ? eta : book.theta[e]) - book.score[e]);
       book.lists.against[e] = dropped ? book.eta_at[list] : book.theta_at[e];
+    }
+    for (Index e = end; e % key_tile != 0; ++e) {
+      book.lists.position[e] = 0;
+      book.lists.place[e] = 0;
+      book.lists.weight[e] = T(0);
     }
   }
 };
@@ -231,7 +238,7 @@ struct KeepKeys {
                             kept = to.of(sequence, begin, batch.slot[sequence]);
     for (Index block = larger(1, divide_up(start, grid)); block * grid < end; ++block) {
       const Index list = lists.list_of(sequence, begin, start, block * grid);
-      for (Index e = list * entries + lists.count[list] - 1; e >= list * entries; --e) {
+      for (Index e = list * lists.room + lists.count[list] - 1; e >= list * lists.room; --e) {
         const Index position = lists.position[e], place = lists.place[e];
         if (position < (block - 1) * grid) break;
         const T* const key = ring.key_at(head, position / key_tile) + position % key_tile;
@@ -250,7 +257,7 @@ template <class T, int kv_heads, Index entries, Index grid>
 struct KeyScoresBackward {
   Batch batch;
   KeyLists<T, entries, grid> lists;
-  const T* d_weight;  ///< [lists, kv_heads, entries]
+  const T* d_weight;  ///< [lists, kv_heads, room]
   T* d_score;
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index sequence) const {
@@ -260,10 +267,10 @@ struct KeyScoresBackward {
       const Index list = lists.list_of(sequence, begin, 0, from);
       for (Index e = 0; e < lists.count[list]; ++e) {
         T d = 0;
-        for (int h = 0; h < kv_heads; ++h) d += d_weight[(list * kv_heads + h) * entries + e];
-        d *= T(1) - lists.weight[list * entries + e];
-        d_score[begin + lists.position[list * entries + e]] += d;
-        if (lists.against[list * entries + e] >= 0) d_score[begin + lists.against[list * entries + e]] -= d;
+        for (int h = 0; h < kv_heads; ++h) d += d_weight[(list * kv_heads + h) * lists.room + e];
+        d *= T(1) - lists.weight[list * lists.room + e];
+        d_score[begin + lists.position[list * lists.room + e]] += d;
+        if (lists.against[list * lists.room + e] >= 0) d_score[begin + lists.against[list * lists.room + e]] -= d;
       }
     }
   }

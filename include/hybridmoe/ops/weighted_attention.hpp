@@ -27,14 +27,17 @@ struct ReachShape {
   static constexpr Index window = 0, key_tokens = 1, global = 2;
 };
 
-/// The key tokens of every block of a call. Lists of a sequence follow each other from list_of its first row on.
+/// The key tokens of every block of a call. Lists of a sequence follow each other from list_of its first row on. Each has room
+/// for whole tiles: what follows its key tokens in their last tile is position 0 with weight 0.
 template <class T, Index entries, Index grid>
 struct KeyLists {
+  static constexpr Index room = round_up(entries, key_tile);
+
   std::int32_t* count = nullptr;     ///< [lists] key tokens of a list, in ascending position
-  std::int32_t* position = nullptr;  ///< [lists, entries]
-  std::int32_t* place = nullptr;     ///< [lists, entries] where the key lies in its store: a position, or a slot
-  std::int32_t* against = nullptr;   ///< [lists, entries] the position whose score is subtracted from this one's, −1: none
-  T* weight = nullptr;               ///< [lists, entries] a
+  std::int32_t* position = nullptr;  ///< [lists, room]
+  std::int32_t* place = nullptr;     ///< [lists, room] where the key lies in its store: a position, or a slot
+  std::int32_t* against = nullptr;   ///< [lists, room] the position whose score is subtracted from this one's, −1: none
+  T* weight = nullptr;               ///< [lists, room] a
 
   /// Lists of a call with so many rows and sequences, at most.
   static constexpr Index lists_for(Index rows, Index sequences) { return rows / grid + 2 * sequences; }
@@ -118,21 +121,21 @@ struct KeyTile {
 
   HYBRIDMOE_FUNCTION KeyTile(const KeyLists<T, Shape::entries, Shape::grid>& lists, Index list, Index first)
       : count(static_cast<int>(smaller(key_tile, lists.count[list] - first))),
-        position(lists.position + list * Shape::entries + first),
-        place(lists.place + list * Shape::entries + first),
-        a(lists.weight + list * Shape::entries + first) {}
+        position(lists.position + list * lists.room + first),
+        place(lists.place + list * lists.room + first),
+        a(lists.weight + list * lists.room + first) {}
 
   /// The part of s^K·a that exceeds u, for a row. Whether there is any.
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool weigh(const RowReach<T, Shape>& row, T scale, T* weight) const {
-    T most = 0;
-    for (int j = 0; j < count; ++j) {
-      T u = row.local(static_cast<int>(row.position - position[j]));
+    const int at = static_cast<int>(row.position);
+    for (int j = 0; j < key_tile; ++j) {
+      T u = row.local(at - position[j]);
       if constexpr (Shape::all) u = math::select(u > row.all, u, row.all);
       const T over = scale * a[j] - u;
       weight[j] = math::select(over > T(0), over, T(0));
-      most = math::select(weight[j] > most, weight[j], most);
     }
-    for (int j = count; j < key_tile; ++j) weight[j] = T(0);
+    T most = 0;
+    for (int j = 0; j < key_tile; ++j) most = most + weight[j];
     return most > T(0);
   }
   /// keys: [size][32]; values: [32][size]; beyond `count` zeros.

@@ -25,17 +25,16 @@ struct WeightSlopes {
   }
   /// For key tokens whose weight scale·a exceeds u: weight is what it exceeds u by, and u's own gradient is taken back.
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool of_key_tokens(const RowReach<T, Shape>& row, const std::int32_t* position, const T* a,
-                                                         int count, T scale) {
-    T most = 0;
+                                                         T scale) {
+    const int at = static_cast<int>(row.position);
     for (int j = 0; j < key_tile; ++j) {
-      const bool there = j < count;
-      const T m = there ? row.local(static_cast<int>(row.position - position[j])) : T(0);
-      const T over = there ? scale * a[j] - math::select(m > row.all, m, row.all) : T(0);
+      const T m = row.local(at - position[j]), over = scale * a[j] - math::select(m > row.all, m, row.all);
       weight[j] = math::select(over > T(0), over, T(0));
       window[j] = math::select((over > T(0)) & (m > row.all) & (m < T(1)), T(-1) / T(Shape::ramp), T(0));
       all[j] = math::select((over > T(0)) & (m <= row.all), T(-1), T(0));
-      most = math::select(weight[j] > most, weight[j], most);
     }
+    T most = 0;
+    for (int j = 0; j < key_tile; ++j) most += weight[j];
     return most > T(0);
   }
 };
@@ -65,7 +64,7 @@ struct WeightedAttentionBackward {
   T* d_key;                 ///< [rows, kv_heads·size], by the rotated key
   T* d_value;               ///< [rows, kv_heads·size]
   T* d_reach;               ///< [rows, kv_heads, columns]: each kv head's part
-  T* d_weight;              ///< [lists, kv_heads, entries]: each kv head's part of the gradient by lists.weight
+  T* d_weight;              ///< [lists, kv_heads, room]: each kv head's part of the gradient by lists.weight
   T* inner;                 ///< [rows, heads] scratch: out·d_out
 
   HYBRIDMOE_FUNCTION static Index items(const Batch& b) { return b.sequences * kv_heads; }
@@ -187,8 +186,7 @@ struct WeightedAttentionBackward {
                                      const KeyStore<T, size>& store) const {
     const KeyTile<T, Shape, size> tile(lists, list, entry);
     T keys[size * key_tile], values[key_tile * size], key_rows[key_tile * size], value_columns[size * key_tile];
-    T dk[key_tile * size] = {}, dv[key_tile * size] = {}, da[key_tile] = {}, a[key_tile];
-    for (int j = 0; j < key_tile; ++j) a[j] = j < tile.count ? tile.a[j] : T(0);
+    T dk[key_tile * size] = {}, dv[key_tile * size] = {}, da[key_tile] = {};
     bool gathered = false;
     T weight[key_block * key_tile], slope[key_block * key_tile], scale[key_block];
     Slopes slopes[key_block];
@@ -198,7 +196,7 @@ struct WeightedAttentionBackward {
       for (int r = 0; r < rows; ++r) {
         const T* const numbers = reach + (begin + q0 + r) * columns;
         scale[r] = Shape::all ? numbers[columns - 2] : T(1);
-        any = slopes[r].of_key_tokens(Row(q0 + r, numbers), tile.position, tile.a, tile.count, scale[r]) || any;
+        any = slopes[r].of_key_tokens(Row(q0 + r, numbers), tile.position, tile.a, scale[r]) || any;
       }
       if (!any) continue;
       if (!gathered) {
@@ -215,14 +213,14 @@ struct WeightedAttentionBackward {
         tile::multiply<T, key_tile>(rows, size, ready + at, stride, 1, keys, key_tile, weight, key_tile);
         tile::multiply<T, key_tile>(rows, size, d_out + at, stride, 1, value_columns, key_tile, slope, key_tile);
         for (int r = 0; r < rows; ++r)
-          one_row(begin + q0 + r, head, h, slopes[r], weight + r * key_tile, slope + r * key_tile, a, scale[r], da);
+          one_row(begin + q0 + r, head, h, slopes[r], weight + r * key_tile, slope + r * key_tile, tile.a, scale[r], da);
         tile::multiply_add<T, size>(key_tile, rows, weight, 1, key_tile, d_out + at, stride, dv, size);
         tile::multiply_add<T, size>(key_tile, rows, slope, 1, key_tile, ready + at, stride, dk, size);
         tile::multiply_add<T, size>(rows, key_tile, slope, key_tile, 1, key_rows, size, d_ready + at, stride);
       }
     }
     for (int j = 0; j < tile.count; ++j) {
-      d_weight[(list * kv_heads + head) * Shape::entries + entry + j] = da[j];
+      d_weight[(list * kv_heads + head) * lists.room + entry + j] = da[j];
       if (!gathered) continue;
       const Index owner = ((begin + tile.position[j]) * kv_heads + head) * size;
       for (int i = 0; i < size; ++i) {

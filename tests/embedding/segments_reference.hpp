@@ -62,7 +62,7 @@ struct SegmentReference {
 
     std::vector<Values> u(rows);
     for (std::size_t t = 0; t < rows; ++t) {
-      Values mixed(e.begin() + static_cast<std::ptrdiff_t>(t * width), e.begin() + static_cast<std::ptrdiff_t>((t + 1) * width));
+      Values mixed(e.data() + t * width, e.data() + (t + 1) * width);
       for (std::size_t i = 1; i <= 3 && i <= t; ++i)
         for (std::size_t c = 0; c < width; ++c) mixed[c] += find("taps")[(i - 1) * width + c] * e[(t - i) * width + c];
       u[t] = normed_row(mixed, find("token_norm.weight"));
@@ -80,8 +80,8 @@ struct SegmentReference {
           Values changed(find("boundary.weight"), find("boundary.weight") + pair * width);
           for (std::size_t i = 0; i < changed.size(); ++i) changed[i] += find("boundary.change")[i];
           const Values q = product(find("boundary.weight"), u[t], pair), k = product(changed.data(), u[t - 1], pair);
-          const double cosine = dot(q.data(), k.data(), pair) / std::sqrt((dot(q.data(), q.data(), pair) + 1e-6) *
-                                                                          (dot(k.data(), k.data(), pair) + 1e-6));
+          const double cosine = dot(q.data(), k.data(), pair) /
+                                std::sqrt((dot(q.data(), q.data(), pair) + 1e-6) * (dot(k.data(), k.data(), pair) + 1e-6));
           const double p = 1 / (1 + std::exp(-(find("boundary.bias")[s] - *find("boundary.sharpness") * cosine)));
           want = p > 0.5;
           omega[s] *= want ? p : 1 - p;
@@ -157,7 +157,8 @@ struct CrossScaleReference {
     const std::size_t rows = x.size() / width;
     Values y;
     for (std::size_t t = 0; t < rows; ++t) {
-      const Values row(x.begin() + static_cast<std::ptrdiff_t>(t * width), x.begin() + static_cast<std::ptrdiff_t>((t + 1) * width));
+      const Values row(x.begin() + static_cast<std::ptrdiff_t>(t * width),
+                       x.begin() + static_cast<std::ptrdiff_t>((t + 1) * width));
       const Values query = SegmentReference::product(find("query.weight"), row, heads * size);
       Values mixed(heads * size, 0.0);
       for (std::size_t h = 0; h < heads; ++h) {

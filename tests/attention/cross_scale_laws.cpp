@@ -20,7 +20,7 @@ namespace {
 // Beside attention to tokens, since before the first segment closes attention to segments is 0 whatever the token.
 
 /// Small enough that short sequences close many, and more than are seen.
-constexpr SegmentLimits small{.phrase = {2, 3}, .sentence = {4, 6}, .paragraph = {9, 15}};
+constexpr SegmentLimits small{.phrase = {2, 4}, .sentence = {5, 10}, .paragraph = {11, 24}};
 constexpr attention::CrossScaleOptions few{.keys = {7, 3, 2}, .limits = small, .segment = 6};
 constexpr embedding::SegmentOptions options{.limits = small, .width = 6, .boundary = 5};
 struct Grouped : attention::Together<attention::CrossScale<Heads{4, 2, 5}, few>, attention::Local<Heads{1, 1, 4}, 5>> {};

@@ -14,7 +14,7 @@ using hybridmoe::SegmentLimits;
 namespace {
 
 /// Small enough that short sequences close many.
-constexpr SegmentLimits small{.phrase = {2, 3}, .sentence = {4, 6}, .paragraph = {9, 15}};
+constexpr SegmentLimits small{.phrase = {2, 4}, .sentence = {5, 10}, .paragraph = {11, 24}};
 constexpr embedding::SegmentOptions options{.limits = small, .width = 6, .boundary = 5};
 
 using Env = hybridmoe::Environment<10, 80, 9, 3>;

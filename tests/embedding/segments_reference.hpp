@@ -62,7 +62,7 @@ struct SegmentReference {
 
     std::vector<Values> u(rows);
     for (std::size_t t = 0; t < rows; ++t) {
-      Values mixed(e.begin() + static_cast<std::ptrdiff_t>(t * width), e.begin() + static_cast<std::ptrdiff_t>((t + 1) * width));
+      Values mixed(e.data() + t * width, e.data() + (t + 1) * width);
       for (std::size_t i = 1; i <= 3 && i <= t; ++i)
         for (std::size_t c = 0; c < width; ++c) mixed[c] += find("taps")[(i - 1) * width + c] * e[(t - i) * width + c];
       u[t] = normed_row(mixed, find("token_norm.weight"));

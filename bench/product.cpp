@@ -3,8 +3,10 @@
 // installed it runs as a peer. A peak is the best median of everything that was measured, so nothing exceeds it.
 //   bench_product [--benchmark_repetitions=15] [--benchmark_filter=...] and Google Benchmark's other options
 // Benchmarks run in random order, interleaved, so that a drift of the machine hits all alike; the table at the end has medians.
-// One thread is timed by its own CPU time, so that other programs count little; several threads by the clock on the wall.
+// One thread is timed by its own CPU time, so that other programs count little; several threads by the clock on the wall, and
+// repetitions in which other programs took turns on these processors are left out of the table (their number stands below it).
 #include <benchmark/benchmark.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -48,7 +50,7 @@ struct Line {
   Bound bound;
   int threads;
   double goal;  ///< fraction of the bound, 0: none
-  std::vector<double> rates = {};
+  std::vector<double> rates = {}, disturbed = {};
 
   double median() {
     if (rates.empty()) return 0;
@@ -69,6 +71,13 @@ double& estimate(Bound bound, int threads) {
   return all[{bound, threads}];
 }
 
+/// How often a thread of this program had to make room for another program's.
+double interruptions() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_nivcsw);
+}
+
 /// Registers `body`, which does `work` (FLOP or bytes) a call.
 void add(const std::string& name, Bound bound, int threads, double work, double goal, const std::function<void()>& body) {
   const std::string full = name + (threads == 1 ? "/1 thread" : "/" + std::to_string(threads) + " threads");
@@ -79,7 +88,10 @@ void add(const std::string& name, Bound bound, int threads, double work, double 
     const hm::train::Stopwatch watch;
     do body();
     while (watch.seconds() < 0.01);
+    const double before = interruptions();
+    const hm::train::Stopwatch measured;
     for (auto _ : state) body();
+    state.counters["interruptions/s"] = (interruptions() - before) / measured.seconds();
     const auto rate = benchmark::Counter::kIsIterationInvariantRate;
     state.counters[bound == Bound::multiply ? "GFLOP/s" : "GB/s"] = benchmark::Counter(work / 1e9, rate);
     state.counters["of_bound"] = benchmark::Counter(work / estimate(bound, threads), rate);
@@ -95,8 +107,11 @@ class Reporter : public benchmark::ConsoleReporter {
     for (const Run& run : runs) {
       if (run.run_type != Run::RT_Iteration || run.error_occurred) continue;
       for (Line& line : lines())
-        if (line.name == run.run_name.function_name)
-          line.rates.push_back(run.counters.at(line.bound == Bound::multiply ? "GFLOP/s" : "GB/s"));
+        if (line.name == run.run_name.function_name) {
+          // A program that shares a processor takes turns of a few milliseconds: hundreds a second.
+          const bool alone = line.threads == 1 || run.counters.at("interruptions/s") < 60;
+          (alone ? line.rates : line.disturbed).push_back(run.counters.at(line.bound == Bound::multiply ? "GFLOP/s" : "GB/s"));
+        }
     }
     ConsoleReporter::ReportRuns(runs);
   }
@@ -214,7 +229,14 @@ void estimate_bounds(Operands<Space>& o) {
 
 void print_table() {
   std::map<std::pair<Bound, int>, double> peak;
+  std::size_t left_out = 0, all = 0;
   for (Line& line : lines()) {
+    all += line.rates.size() + line.disturbed.size();
+    left_out += line.disturbed.size();
+    if (line.rates.empty() && !line.disturbed.empty()) {  // better than nothing
+      line.rates.swap(line.disturbed);
+      line.name += " (disturbed)";
+    }
     double& best = peak[{line.bound, line.threads}];
     best = std::max(best, line.median());
   }
@@ -228,6 +250,7 @@ void print_table() {
                 line.rates.back(), line.bound == Bound::multiply ? "GFLOP/s" : "GB/s",
                 100 * median / peak[{line.bound, line.threads}], goal);
   }
+  std::printf("\n%zu of %zu repetitions were disturbed.\n", left_out, all);
 }
 
 /// Whether huge pages may be had, and what OpenBLAS takes the processor for.

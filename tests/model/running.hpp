@@ -94,16 +94,16 @@ class TrainingRun {
     call.noise = {{7, 8}, how.dropout};
     call.auxiliary = how.auxiliary;
     gradient.assign(to_size(how.gradient ? D::template buffer_elements<T, hybridmoe::Flat>() : 0), T(0));
-    T* streams = nullptr;
+    hybridmoe::TrainingSight<T> sight;
     const std::vector<T> before = parameters;
     D::loss_and_gradient(call, parameters.data(), tokens.data(), targets.data(),
                          static_cast<T>(1.0 / static_cast<double>(counted())), how.recompute, &loss,
-                         how.gradient ? gradient.data() : static_cast<T*>(nullptr), &streams);
+                         how.gradient ? gradient.data() : static_cast<T*>(nullptr), &sight);
     loss /= static_cast<double>(counted());
     bytes_used = peak - memory.data();
     REQUIRE(memory.guarded());
     REQUIRE(before == parameters);
-    const T* const last = streams + D::layer_count * rows() * D::width;
+    const T* const last = sight.streams + D::layer_count * rows() * D::width;
     hidden.assign(last, last + rows() * D::width);
 
     // The plan's constructor finds everything again. Logits do not survive the call: the head's product is made once more.

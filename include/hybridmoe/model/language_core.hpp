@@ -34,6 +34,13 @@ struct Twins {
   double gain_weight = 0;                       ///< of (complexity − quantile of the gain)², as a mean
 };
 
+/// Where a training call left what may be looked at; valid until the memory of the call is used again.
+template <class T>
+struct TrainingSight {
+  T* streams = nullptr;            ///< [layers + 1][rows, width]: every layer's input, and the last one's output
+  const double* losses = nullptr;  ///< [rows] cross-entropy of each row in nats, 0 where it has no target
+};
+
 /// The descriptions of a model's sources, and how many layers they make streams for (0 where there is no source, so that models
 /// of any depth share their core).
 template <Index layers, class... Sources>
@@ -179,14 +186,14 @@ struct LanguageCore {
   }
 
   /// The summed cross-entropy of target[rows] (nats; rows with target < 0 do not count) goes to loss[0]; unless gradient is null,
-  /// scale·∂(sum)/∂parameters is added to it. Whole sequences from position 0. streams_out (may be null) gets the residual
-  /// streams' address, for looking where a NaN began. Budgets, targets and the place of usage are the caller's, in call.side.
+  /// scale·∂(sum)/∂parameters is added to it. Whole sequences from position 0. Budgets, targets and the place of usage are the
+  /// caller's, in call.side; `sight` may be null.
   template <class Space, class T>
   HYBRIDMOE_FUNCTION static void loss_and_gradient(const Call<Space>& call, Layout layout, const T* buffer,
                                                    const std::int32_t* token, const std::int32_t* target,
                                                    std::type_identity_t<T> scale, bool recompute, double* loss,
-                                                   std::type_identity_t<T>* gradient, std::type_identity_t<T>** streams_out,
-                                                   const Twins& twins = {});
+                                                   std::type_identity_t<T>* gradient,
+                                                   TrainingSight<std::type_identity_t<T>>* sight, const Twins& twins = {});
 
  private:
   template <class Reference, class Target>

@@ -121,8 +121,9 @@ struct LanguageBody : LanguageCore<sizes_, Final, typename Sources_::template Fo
   HYBRIDMOE_FUNCTION static void loss_and_gradient(const Call<Space>& call, const T* buffer, const std::int32_t* token,
                                                    const std::int32_t* target, std::type_identity_t<T> scale, bool recompute,
                                                    double* loss, std::type_identity_t<T>* gradient,
-                                                   std::type_identity_t<T>** streams_out = nullptr, const Twins& twins = {}) {
-    Core::loss_and_gradient(call, layout(), buffer, token, target, scale, recompute, loss, gradient, streams_out, twins);
+                                                   TrainingSight<std::type_identity_t<T>>* sight = nullptr,
+                                                   const Twins& twins = {}) {
+    Core::loss_and_gradient(call, layout(), buffer, token, target, scale, recompute, loss, gradient, sight, twins);
   }
 };
 

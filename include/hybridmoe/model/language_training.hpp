@@ -11,7 +11,7 @@ template <class Space, class T>
 HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::loss_and_gradient(
     const Call<Space>& call, Layout layout, const T* buffer, const std::int32_t* token, const std::int32_t* target,
     std::type_identity_t<T> scale, bool recompute, double* loss, std::type_identity_t<T>* gradient,
-    std::type_identity_t<T>** streams_out, const Twins& twins) {
+    TrainingSight<std::type_identity_t<T>>* sight, const Twins& twins) {
   constexpr Index outer = outer_elements<T, Flat>;
   const auto& p = *reinterpret_cast<const Parameters<T, Flat>*>(buffer);
   const Index count = call.batch.rows * width;
@@ -20,7 +20,7 @@ HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::loss_a
   const TrainingPlan<T> s(arena, e, layout.layers, recompute ? Index{0} : Layers::template all_tape_bytes<T>(layout, e));
   Call<Space> inner = call.with(arena);
   inner.training = true;
-  if (streams_out != nullptr) *streams_out = s.streams;
+  if (sight != nullptr) *sight = {s.streams, s.losses};
 
   embed<Flat>(call, p, token, s.streams);
   drop_embedding(call, s.streams);

@@ -66,6 +66,10 @@ class TrainerCore {
   double evaluate(Index windows = 0, const Condition& condition = {}) { return measure(windows, condition).loss; }
   /// The same, and what the layers used.
   Evaluation measure(Index windows = 0, const Condition& condition = {});
+  /// The same, token by token: each(token, loss, used) with the token's place in the text, the loss of predicting it (nats) and
+  /// what the layers used for the row that did, [layers, Used::fields].
+  template <class Each>
+  void observe(Index windows, const Condition& condition, const Each& each);
 
   Index steps_done() const { return step_; }
   Index tokens_per_step() const { return rows() * options_.accumulate; }
@@ -128,9 +132,10 @@ class TrainerCore {
   std::vector<RuledTensor> ruled_;
   exec::Buffer<Space> errors_, conditions_, twins_, used_;
   std::vector<T> host_conditions_, host_used_;
+  std::vector<double> host_losses_;
   std::vector<Index> host_twins_;
   Batch batch_{};
-  T* streams_ = nullptr;
+  TrainingSight<T> sight_{};
   Index step_ = 0;
 };
 
@@ -184,6 +189,7 @@ TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& te
       used_(model.space(), rows() * used_width() * static_cast<Index>(sizeof(T))),
       host_conditions_(to_size(2 * rows())),
       host_used_(to_size(rows() * used_width())),
+      host_losses_(to_size(rows())),
       host_twins_(to_size(rows())) {
   const std::vector<T> layout(to_size(model.size()));
   Language::template visit<T, Flat>(model.layout(), CollectRanges<T>{layout.data(), options_.groups, &ranges_, &ruled_}, Name{},
@@ -228,24 +234,36 @@ Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
 
 template <class Language, class T_, class Space_>
 Evaluation TrainerCore<Language, T_, Space_>::measure(Index windows, const Condition& condition) {
-  const Index all = text_->validation_windows(options_.length);
-  const Index count = windows <= 0 ? all : smaller(windows, all);
   Evaluation result;
   result.used.assign(to_size(used_width()), 0.0);
-  load_conditions([&](Index) { return condition; });
-  for (Index first = 0; first < count; first += options_.batch) {
-    const Index now = smaller(options_.batch, count - first);
-    load_windows([&](Index b) { return text_->validation_window(first + smaller(b, now - 1), options_.length); }, now);
-    result.loss += run(false, 0, {});
-    used_.copy_out(host_used_.data(), used_.bytes());
-    for (Index row = 0; row < now * options_.length; ++row)
-      for (Index i = 0; i < used_width(); ++i)
-        result.used[to_size(i)] += static_cast<double>(host_used_[to_size(row * used_width() + i)]);
-  }
-  const auto tokens = static_cast<double>(count * options_.length);
+  double tokens = 0;
+  observe(windows, condition, [&](Index, double loss, const T* used) {
+    result.loss += loss;
+    tokens += 1;
+    for (Index i = 0; i < used_width(); ++i) result.used[to_size(i)] += static_cast<double>(used[i]);
+  });
   result.loss /= tokens;
   for (double& use : result.used) use /= tokens;
   return result;
+}
+
+template <class Language, class T_, class Space_>
+template <class Each>
+void TrainerCore<Language, T_, Space_>::observe(Index windows, const Condition& condition, const Each& each) {
+  const Index all = text_->validation_windows(options_.length), length = options_.length;
+  const Index count = windows <= 0 ? all : smaller(windows, all);
+  load_conditions([&](Index) { return condition; });
+  for (Index first = 0; first < count; first += options_.batch) {
+    const Index now = smaller(options_.batch, count - first);
+    load_windows([&](Index b) { return text_->validation_window(first + smaller(b, now - 1), length); }, now);
+    run(false, 0, {});
+    exec::Memory<Space>::copy_out(model_->space(), host_losses_.data(), reinterpret_cast<const std::byte*>(sight_.losses),
+                                  rows() * static_cast<Index>(sizeof(double)));
+    used_.copy_out(host_used_.data(), used_.bytes());
+    for (Index row = 0; row < now * length; ++row)
+      each(text_->validation_window(first + row / length, length) + row % length + 1, host_losses_[to_size(row)],
+           host_used_.data() + row * used_width());
+  }
 }
 
 template <class Language, class T_, class Space_>
@@ -319,7 +337,7 @@ double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro, const Twi
   const std::int32_t* const token = tokens_.template as<std::int32_t>();
   Language::loss_and_gradient(call, model_->layout(), model_->parameters(), token, token + rows(),
                               static_cast<T>(share / static_cast<double>(rows())), options_.recompute,
-                              scalars_.template as<double>(), learn ? gradient_.template as<T>() : nullptr, &streams_, twins);
+                              scalars_.template as<double>(), learn ? gradient_.template as<T>() : nullptr, &sight_, twins);
   double loss = 0;
   scalars_.copy_out(&loss, sizeof loss);
   return loss;
@@ -374,7 +392,7 @@ Error TrainerCore<Language, T_, Space_>::not_finite() const {
   const Index count = rows() * Language::width;
   std::vector<T> host(to_size(count));
   for (Index l = 0; l <= layout.layers; ++l) {
-    exec::Memory<Space>::copy_out(model_->space(), host.data(), reinterpret_cast<const std::byte*>(streams_ + l * count),
+    exec::Memory<Space>::copy_out(model_->space(), host.data(), reinterpret_cast<const std::byte*>(sight_.streams + l * count),
                                   count * static_cast<Index>(sizeof(T)));
     for (const T value : host)
       if (!math::is_finite(value)) {

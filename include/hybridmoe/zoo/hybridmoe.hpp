@@ -29,6 +29,7 @@ struct HybridSizes {
   float nominal = 2;                        ///< experts that a token gets in the mean, at full budget
   channel::SharedPlus shared{};             ///< the elastic shared expert
   attention::Window window{};               ///< of L, M and A
+  Index fixed_window = 0;                   ///< without adaptive windows: their size, 0 for the largest
   attention::Store store{};                 ///< key tokens of M and A
   Heads cross{};                            ///< of cross-scale attention in M
   SegmentLimits limits{};                   ///< of phrases, sentences and paragraphs
@@ -53,13 +54,14 @@ struct HybridParts {
   bool elastic = true;          ///< slices of the shared expert
   bool modulation = true, stand_in = true;
   // Placebos: the same cost, the decision taken without looking.
-  bool random_count = false, random_keys = false, fixed_segments = false, shuffled_complexity = false;
+  bool random_count = false, random_experts = false, random_keys = false, fixed_segments = false, random_segments = false,
+       shuffled_complexity = false, constant_controller = false;
 };
 
 template <HybridSizes s, HybridParts parts>
 struct HybridTypes {
   using QueryKey = attention::NormedQueryKey<>;
-  using Size = std::conditional_t<parts.windows, attention::window::Decided, attention::window::Fixed<>>;
+  using Size = std::conditional_t<parts.windows, attention::window::Decided, attention::window::Fixed<s.fixed_window>>;
   using Scorer = std::conditional_t<parts.random_keys, attention::scorer::Random<>, attention::scorer::Learned<>>;
   static constexpr Index segment = s.width / 4;
   static constexpr attention::LatentHeads latent{.heads = s.heads.query,
@@ -81,12 +83,13 @@ struct HybridTypes {
                                               .modulation = parts.modulation ? s.shared.modulation : 0,
                                               .stand_in = parts.stand_in,
                                               .distil = s.shared.distil};
-  using Router = router::Dynamic<router::DynamicOptions{
-      .target = s.nominal,
-      .semantic = parts.semantic ? 32 : 0,
-      .context = parts.semantic&& parts.segments ? 2 * segment : 0,
-      .adaptive = parts.dynamic_experts,
-      .placebo = parts.random_count ? router::Placebo::random_count : router::Placebo::none}>;
+  using Router = router::Dynamic<router::DynamicOptions{.target = s.nominal,
+                                                        .semantic = parts.semantic ? 32 : 0,
+                                                        .context = parts.semantic&& parts.segments ? 2 * segment : 0,
+                                                        .adaptive = parts.dynamic_experts,
+                                                        .placebo = parts.random_count     ? router::Placebo::random_count
+                                                                   : parts.random_experts ? router::Placebo::random_experts
+                                                                                          : router::Placebo::none}>;
   using Channel = channel::HybridMoe<s.experts, shared, Router>;
 
   using Before = std::conditional_t<parts.adaptive_norm, norm::Adaptive<>, norm::Rms<>>;
@@ -95,9 +98,14 @@ struct HybridTypes {
   using SlotOf = Slot<letter, Block<Mixer, Channel, block::Norm<Before>, After>>;
 
   using Timing = std::conditional_t<parts.shuffled_complexity, control::Shuffled<>, control::AsItIs>;
-  using Boundaries = std::conditional_t<parts.fixed_segments, embedding::Fixed, embedding::Learned>;
+  using Boundaries = std::conditional_t<parts.fixed_segments, embedding::Fixed,
+                                        std::conditional_t<parts.random_segments, embedding::Random, embedding::Learned>>;
   using Estimator = control::Complexity<s.complexity, control::ByteClasses, Timing>;
-  using Control = control::Controller<control::ControllerOptions{.block = s.block}>;
+  using Control = control::Controller<control::ControllerOptions{.block = s.block,
+                                                                 .context = !parts.constant_controller,
+                                                                 .complexity = !parts.constant_controller,
+                                                                 .budget = !parts.constant_controller,
+                                                                 .target = !parts.constant_controller}>;
   using Segments = embedding::Segments<embedding::SegmentOptions{.limits = s.limits, .width = segment}, Boundaries,
                                        embedding::NormedHierarchy>;
 

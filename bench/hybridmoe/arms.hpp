@@ -1,0 +1,132 @@
+#pragma once
+// The models of docs/results/hybridmoe-plan.md, each under the name that the plan gives it. ARM chooses one when arm.cpp is
+// compiled.
+
+#include <hybridmoe/hybridmoe.hpp>
+#include <hybridmoe/zoo/hybridmoe.hpp>
+
+namespace arms {
+
+namespace hm = hybridmoe;
+using hm::Index;
+
+#if !defined(CONTEXT)
+#define CONTEXT 256
+#endif
+
+constexpr hm::zoo::HybridSizes pico_sizes(Index shared_hidden, Index fixed_window = 0) {
+  hm::zoo::HybridSizes s = hm::zoo::hybrid_pico;
+  s.context = CONTEXT;
+  s.shared.hidden = shared_hidden;
+  s.fixed_window = fixed_window;
+  s.rewind = 0;
+  return s;
+}
+constexpr Index pico_hidden = hm::zoo::hybrid_pico.shared.hidden;
+using Layers = hm::Pattern<"GLLM">;
+struct Full : hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers> {};
+
+constexpr double forward(auto model) { return hm::Account<decltype(model)>::flops_per_token(256).forward; }
+constexpr auto active(auto model) { return hm::Account<decltype(model)>::active_parameters().target; }
+
+// By way of a base that takes values only: g++ 12 fails on a model whose sizes are an expression of template parameters.
+template <hm::zoo::HybridSizes sizes, hm::zoo::HybridParts parts>
+struct HybridOf : hm::zoo::HybridModel<sizes, Layers, parts> {};
+template <Index hidden, Index fixed_window, hm::zoo::HybridParts parts>
+struct Hybrid : HybridOf<pico_sizes(hidden, fixed_window), parts> {};
+
+/// full with other parts, and the shared expert widened (or narrowed) until a token's nominal forward FLOPs are full's.
+template <hm::zoo::HybridParts parts, Index fixed_window = 0>
+struct Refilled {
+  // FLOPs are linear in the width.
+  static constexpr double wanted = forward(Full{}), at_least = forward(Hybrid<pico_hidden, fixed_window, parts>{}),
+                          slope = (forward(Hybrid<pico_hidden + 16, fixed_window, parts>{}) - at_least) / 16;
+  static constexpr Index hidden = pico_hidden + static_cast<Index>((wanted - at_least) / slope / 4 + 1000.5) * 4 - 4000;
+  using Model = Hybrid<hidden, fixed_window, parts>;
+  static_assert(hidden > 0 && forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
+};
+
+using QueryKey = hm::attention::NormedQueryKey<>;
+constexpr hm::Heads heads = hm::zoo::hybrid_pico.heads;
+constexpr hm::LanguageSizes outer{.vocab = 256, .width = hm::zoo::hybrid_pico.width, .context = CONTEXT};
+template <class Channel>
+using Plain =
+    hm::LanguageModel<outer, hm::Pattern<"GLLL">, hm::Slot<'G', hm::Block<hm::attention::Full<heads, QueryKey>, Channel>>,
+                      hm::Slot<'L', hm::Block<hm::attention::Local<heads, 128, QueryKey>, Channel>>>;
+template <template <Index> class Channel, Index hidden>
+struct PlainAt : Plain<Channel<hidden>> {};
+/// The plain model of a family of channel mixers whose active parameters are nearest to full's.
+template <template <Index> class Channel>
+struct EqualActive {
+  static constexpr double wanted = static_cast<double>(active(Full{})), low = static_cast<double>(active(PlainAt<Channel, 32>{})),
+                          step = static_cast<double>(active(PlainAt<Channel, 33>{})) - low;
+  static constexpr Index hidden = 32 + static_cast<Index>((wanted - low) / step + 0.5);
+  using Model = PlainAt<Channel, hidden>;
+  static_assert(static_cast<double>(active(Model{})) > 0.99 * wanted && static_cast<double>(active(Model{})) < 1.01 * wanted);
+};
+template <Index hidden>
+struct Dense : hm::channel::SwiGlu<hidden> {};
+template <Index hidden>
+struct FixedK
+    : hm::channel::Moe<hm::Experts{.count = 8, .active = 2, .hidden = 96}, hm::router::TopK<>, hm::channel::SwiGlu<hidden>> {};
+
+using Parts = hm::zoo::HybridParts;
+constexpr Parts skeleton_parts{.windows = false,
+                               .segments = false,
+                               .adaptive_norm = false,
+                               .complexity = false,
+                               .controller = false,
+                               .dynamic_experts = false,
+                               .elastic = false,
+                               .modulation = false,
+                               .stand_in = false};
+
+/// How an arm trains, where it is not like full.
+struct Training {
+  bool sampled = true;
+  double twins_from = 0.5;
+  double budget = 1;
+};
+
+template <class Model_, Training training_ = Training{}>
+struct Arm {
+  using Model = Model_;
+  static constexpr Training training = training_;
+};
+constexpr Training plain_training{.sampled = false};
+
+#if !defined(MEAN_WINDOW)
+#define MEAN_WINDOW 96
+#endif
+#if !defined(TIME_HIDDEN)
+#define TIME_HIDDEN 640
+#endif
+
+struct full : Arm<Full> {};
+struct dense_active : Arm<EqualActive<Dense>::Model, plain_training> {};
+struct dense_time : Arm<PlainAt<Dense, TIME_HIDDEN>, plain_training> {};
+struct fixed_k : Arm<EqualActive<FixedK>::Model, plain_training> {};
+struct skeleton : Arm<hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers, skeleton_parts>, plain_training> {};
+struct windows_fixed : Arm<Refilled<Parts{.windows = false}, MEAN_WINDOW>::Model> {};
+struct key_tokens_none : Arm<Refilled<Parts{.key_tokens = false}>::Model> {};
+struct key_tokens_random : Arm<Refilled<Parts{.random_keys = true}>::Model> {};
+struct experts_fixed : Arm<Refilled<Parts{.dynamic_experts = false}>::Model> {};
+struct experts_random_count : Arm<Refilled<Parts{.random_count = true}>::Model> {};
+struct experts_random : Arm<Refilled<Parts{.random_experts = true}>::Model> {};
+struct semantic_none : Arm<Refilled<Parts{.semantic = false}>::Model> {};
+struct elastic_none : Arm<Refilled<Parts{.elastic = false}>::Model> {};
+struct stand_in_none : Arm<Refilled<Parts{.stand_in = false}>::Model> {};
+struct segments_none : Arm<Refilled<Parts{.segments = false}>::Model> {};
+struct segments_fixed : Arm<Refilled<Parts{.fixed_segments = true}>::Model> {};
+struct segments_random : Arm<Refilled<Parts{.random_segments = true}>::Model> {};
+struct complexity_none : Arm<Refilled<Parts{.complexity = false}>::Model> {};
+struct complexity_shuffled : Arm<Refilled<Parts{.shuffled_complexity = true}>::Model> {};
+struct controller_none : Arm<Refilled<Parts{.controller = false}>::Model> {};
+struct controller_constant : Arm<Refilled<Parts{.constant_controller = true}>::Model> {};
+struct norm_rms : Arm<Refilled<Parts{.adaptive_norm = false}>::Model> {};
+struct budgets_none : Arm<Full, plain_training> {};
+struct budget_half : Arm<Full, Training{.sampled = false, .budget = 0.5}> {};
+struct budget_quarter : Arm<Full, Training{.sampled = false, .budget = 0.25}> {};
+struct twins_none : Arm<Full, Training{.twins_from = 1}> {};
+
+}  // namespace arms

@@ -173,8 +173,8 @@ void add_all(Operands<Space>& o) {
   Product::pack(o.space, flat, packed);
 
   const double flops = 2.0 * rows * depth * columns, few_flops = 2.0 * few * depth * columns, bytes = 4.0 * big_out * big_in;
-  add("multiply-adds", Bound::multiply, threads, bench::FmaKernel::flops * threads, 0,
-      [&o] { o.space.each(o.threads, bench::FmaKernel{o.floats(o.sink)}); });
+  add("multiply-adds", Bound::multiply, threads, bench::FmaKernel::flops * bench::FmaKernel::items, 0,
+      [&o] { o.space.each(bench::FmaKernel::items, bench::FmaKernel{o.floats(o.sink)}); });
   add_read<1>(o);
   add_read<4>(o);
   add_read<8>(o);
@@ -220,8 +220,8 @@ void estimate_bounds(Operands<Space>& o) {
     }
     return rate;
   };
-  estimate(Bound::multiply, o.threads) =
-      best(bench::FmaKernel::flops * o.threads, [&] { o.space.each(o.threads, bench::FmaKernel{o.floats(o.sink)}); });
+  estimate(Bound::multiply, o.threads) = best(bench::FmaKernel::flops * bench::FmaKernel::items,
+                                              [&] { o.space.each(bench::FmaKernel::items, bench::FmaKernel{o.floats(o.sink)}); });
   using Read = bench::ReadKernel<4>;
   estimate(Bound::read, o.threads) = best(
       big_out * big_in * 4.0, [&] { o.space.each(big_out * big_in / Read::piece, Read{o.floats(o.big), o.floats(o.sink)}); });

@@ -445,7 +445,8 @@ TEST_CASE("Accounts are constants of the type") {
   STATIC_REQUIRE(Everything::RouterLayer::least == 0);
   STATIC_REQUIRE(Everything::RouterLayer::most == 4);
   STATIC_REQUIRE(Everything::active_parameters() ==
-                 hm::Spread{routing.least + slice + mixing, routing.target + expert * 5 / 2 + 4 * slice + mixing + width,
+                 hm::Spread{routing.least + slice + mixing,
+                            routing.target + expert * 5 / 2 + 4 * slice + mixing + width + width * 3,
                             routing.most + expert * 4 + 4 * slice + mixing + width + width * 3});
   STATIC_REQUIRE(hm::element_count<Everything::Parameters<float, hm::Flat>, float> ==
                  routing.most + 7 * expert + 4 * slice + mixing + width + width * 3);

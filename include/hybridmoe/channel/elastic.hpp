@@ -1,8 +1,8 @@
 #pragma once
 /// @file elastic.hpp
 /// How much of an elastic shared expert a row goes through: ñ = 1 + (N − 1)·hs(w·x) of its S slices, where
-/// N = 1 + (n̂(β) − 1)·decision and n̂(β) = max(1, ⌈βS⌉). Slice s weighs a_s = clamp(ñ − (s − 1), 0, 1); slices that weigh
-/// nothing are not computed.
+/// N = 1 + (n̂(β) − 1)·decision and n̂(β) = max(1, ⌈βS⌉). Slice s weighs a_s = clamp(ñ − (s − 1), 0, 1); those of weight 0 are
+/// not computed.
 
 #include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/layer.hpp>

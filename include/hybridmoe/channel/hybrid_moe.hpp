@@ -247,7 +247,7 @@ struct HybridMoe {
     static constexpr Index mixing_parameters = modulation * count, gate_parameters = elastic ? width : 0;
     static constexpr Index stand_in_parameters = stands_in ? width * slice : 0;
     static constexpr double expert_flops = 2.0 * expert_parameters, slice_flops = 2.0 * slice_parameters;
-    /// At the nominal choice a token has the router's target, all slices and no stand-in.
+    /// At the nominal choice a token has the router's target, all slices and the stand-in.
     static constexpr Spread active_parameters() {
       const Index nominal = static_cast<Index>(RouterLayer::nominal * static_cast<double>(expert_parameters) + 0.5);
       const Index all = slices * slice_parameters + mixing_parameters + gate_parameters;

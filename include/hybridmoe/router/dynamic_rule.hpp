@@ -98,8 +98,8 @@ struct DynamicRule {
 
   /// Words of a row: a function of its position and the layer.
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE random::Block dice(Index row) const {
-    return random::draw(random::key_of(random::hash("placebo")), static_cast<std::uint64_t>(layer),
-                        static_cast<std::uint64_t>(position[row]));
+    constexpr random::Key key = random::key_of(random::hash("placebo"));
+    return random::draw(key, static_cast<std::uint64_t>(layer), static_cast<std::uint64_t>(position[row]));
   }
 
   /// K̃, and its slope by the controller's fraction.

@@ -137,8 +137,8 @@ struct Adaptive {
       const Batch& batch = call.batch;
       Arena arena = call.arena;
       const Scratch<T> s(arena, Extent::of(batch, true));
-      const Call<Space> inner = call.with(arena);
-      Core::finish_backward(inner, p.core, tape.core, dy, s.core, gradient.core);
+      const Call<Space> rest = call.with(arena);
+      Core::finish_backward(rest, p.core, tape.core, dy, s.core, gradient.core);
       using Attend = ops::WeightedAttentionBackward<T, heads.query, heads.kv, Core::size, Shape>;
       call.space.each(Attend::items(batch),
                       Attend{batch, tape.core.ready, tape.reach, bounds.most, Core::template stores_of<T>({}, tape.core),
@@ -148,8 +148,8 @@ struct Adaptive {
       const T auxiliary = static_cast<T>(call.auxiliary) / static_cast<T>(batch.rows);
       call.space.each(divide_up(batch.rows, reach_rows),
                       Back{cost(call, tape), WindowStreams<T>::of(call), auxiliary, s.d_reach});
-      Core::prepare_backward(inner, p.core, x, tape.core, s.core, dx, gradient.core);
-      Part::backward(inner, p.keys, x, tape.keys, s.d_weight, dx, gradient.keys);
+      Core::prepare_backward(rest, p.core, x, tape.core, s.core, dx, gradient.core);
+      Part::backward(rest, p.keys, x, tape.keys, s.d_weight, dx, gradient.keys);
     }
 
     /// The price of windows and reach, after a training forward; a pointer into the tape.
@@ -160,7 +160,11 @@ struct Adaptive {
 
     // Accounting. The nominal choice is the neutral one: the largest window and, where they are decided, all tokens.
     static constexpr Index recurrent_elements = Part::recurrent_elements;
-    static constexpr Spread active_parameters() { return Spread::always(element_count<Parameters<float, Flat>, float>); }
+    /// Least: a row that sees no key token beyond its window, or decides against them, meets no scorer.
+    static constexpr Spread active_parameters() {
+      constexpr Index all_of_them = element_count<Parameters<float, Flat>, float>;
+      return {Core::active_parameters().least, all_of_them, all_of_them};
+    }
     static constexpr Index cache_elements_per_token(Index context) { return Core::cache_elements_per_token(context); }
     static constexpr Flops flops_per_token(Index context) {
       const double tokens = static_cast<double>(smaller(Keys::entries, context * Keys::candidates / Keys::grid));

@@ -196,17 +196,25 @@ struct CrossScale {
       const Index most = per_row + scales * per_segment + heads.query * (scales + 1);
       return {per_row, most, most};
     }
-    /// On average, with the lengths that are aimed at, at the end of a context.
+    /// With segments as long as is aimed at: products, those with a segment's vector once in its length, and the mean over
+    /// positions of scores and mixing (backward five such products against two).
     static constexpr Flops flops_per_token(Index context) {
       Flops sum = Flops::product(static_cast<double>(per_row));
+      const double all = static_cast<double>(context), of_segment = static_cast<double>(per_segment);
       for (Index s = 0; s < scales; ++s) {
-        const Index aim = options.limits.at(s).aim();
-        const Flops products = Flops::product(static_cast<double>(per_segment));
-        const double seen = static_cast<double>(smaller(options.keys.at(s), context / aim)) * 4.0 * static_cast<double>(inner);
-        sum = sum + Flops{products.forward / static_cast<double>(aim) + seen,
-                          products.training / static_cast<double>(aim) + 3.5 * seen};
+        const double aim = static_cast<double>(options.limits.at(s).aim());
+        const double most = static_cast<double>(options.keys.at(s)), seen = all / aim < most ? all / aim : most;
+        const double core = 4.0 * (seen - seen * seen * aim / (2 * all)) * static_cast<double>(inner);
+        sum = sum + Flops{2 * of_segment / aim + core, 6 * of_segment / aim + 3.5 * core};
       }
       return sum;
+    }
+    /// The most forward FLOPs of one token, whatever the budget: one that closes a paragraph, with the shortest segments.
+    static constexpr double capped_flops(Index context, double) {
+      double seen = 0;
+      for (Index s = 0; s < scales; ++s)
+        seen += static_cast<double>(smaller(options.keys.at(s), context / options.limits.at(s).least));
+      return 2.0 * static_cast<double>(per_row + scales * per_segment) + 4.0 * seen * static_cast<double>(inner);
     }
     /// Keys and values of the segments that are seen, with their Ω.
     static constexpr Index recurrent_elements =

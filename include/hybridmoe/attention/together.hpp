@@ -119,7 +119,10 @@ struct Together {
                                             const Tape<T>& tape, Rows<const T, width> dy, Rows<T, width> dx,
                                             Parameters<T, Flat>& gradient) {
       First::backward(call, p.first, x, tape.first, dy, dx, gradient.first);
-      Second::backward(call, p.second, x, tape.second, dy, dx, gradient.second);
+      // The second has the room that it has in forward: one size is declared for both.
+      Arena arena = call.arena;
+      [[maybe_unused]] const Scratch<T> s(arena, call.batch.rows);
+      Second::backward(call.with(arena), p.second, x, tape.second, dy, dx, gradient.second);
     }
 
     /// The sum of both parts' auxiliary losses.

@@ -14,39 +14,13 @@
 /// A segment cut before t ends at t − 1 and is visible from row t on. The derivative is at fixed segmentation; log Ω in the
 /// logits of attention teaches the boundaries, and bias_s follows the mean length (an integral controller).
 
-#include <hybridmoe/core/options.hpp>
+#include <hybridmoe/embedding/segment_memory.hpp>
 #include <hybridmoe/layer/products.hpp>
 #include <hybridmoe/layer/source.hpp>
 #include <hybridmoe/ops/fill.hpp>
-#include <hybridmoe/ops/segment_cuts.hpp>
 #include <hybridmoe/ops/segment_uses.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::embedding {
-
-struct SegmentOptions {
-  SegmentLimits limits = SegmentLimits{};
-  Index width = 0;      ///< elements of a segment's vector (0: a quarter of the model's width)
-  Index boundary = 32;  ///< elements in which neighbouring tokens are compared
-  float rate = 0.05f;   ///< by which a boundary bias follows (mean length − aim)/aim of a step
-};
-
-struct BoundariesTag {};
-struct HierarchyTag {};
-
-/// Where segments end: learned (default); or, for comparison, fixed lengths, or lengths that are a hash of the position. The
-/// latter two have no boundary tensors, and log Ω = 0.
-struct Learned : BoundariesTag, ops::LearnedCuts {};
-struct Fixed : BoundariesTag, ops::FixedCuts {};
-struct Random : BoundariesTag, ops::RandomCuts {};
-
-/// Vectors enter the stack's input as they are (default), or normalised across scales: γ_s⊙v_s r_s^{−α_s} ρ^{α_s−1}, ρ² = mean of
-/// r_s² over the scales present, α learned from 1 (each scale by itself) on.
-struct PlainHierarchy : HierarchyTag {
-  static constexpr bool normed = false;
-};
-struct NormedHierarchy : HierarchyTag {
-  static constexpr bool normed = true;
-};
 
 /// The source. Options: Learned, Fixed or Random; PlainHierarchy or NormedHierarchy.
 template <SegmentOptions options = SegmentOptions{}, class... Options>
@@ -65,9 +39,10 @@ struct Segments {
   struct Layer {
     static constexpr std::string_view name = "segments";
     static constexpr Index width = Env::width;
-    static constexpr Index size = options.width > 0 ? options.width : larger(1, width / 4);  ///< of a segment's vector
-    static constexpr Index scales = SegmentLimits::scales, pair = options.boundary, back = Env::rewind;
-    static constexpr bool causal = true, rewinds = true, learned = Cuts::learned, normed = Hierarchy::normed;
+    static constexpr bool causal = true, rewinds = true;
+    using Shape = SegmentShape<options, Cuts, Hierarchy, Env>;
+    static constexpr Index size = Shape::size, scales = Shape::scales, pair = Shape::pair;
+    static constexpr bool learned = Shape::learned, normed = Shape::normed;
 
     template <class T, class Storage>
     struct Parameters {
@@ -112,110 +87,20 @@ struct Segments {
       if constexpr (normed) f(at / "exponent", Trait::gain(), p.exponent...);
     }
 
-    /// Rows of the rings: what a row looks back to, and what may be taken back.
-    static constexpr Index embeddings = ops::segment_taps + back, tokens = limits.phrase.most + back, latest = 1 + back;
-    static constexpr Index vectors(Index scale) {  ///< as children of the scale above
-      return limits.children(scale + 1) + limits.closings(scale, back);
-    }
-    static constexpr Index uses(Index scale) { return 1 + limits.closings(scale, back); }
-
-    /// Rings by position: embeddings, u, boundary keys, counts, log Ω of open segments; rings by the segments' numbers: vectors
-    /// of phrases and sentences, and of each scale W' v and (if normed) its mean square.
     template <class T>
-    struct State {
-      Array<T, embeddings, width> embedding;
-      Array<T, tokens, width> token;
-      [[no_unique_address]] Optional<learned, Array<T, latest, pair>, 156> key;
-      [[no_unique_address]] Optional<learned, Array<T, latest, scales>, 157> open;
-      Array<T, vectors(0), size> phrase;
-      Array<T, vectors(1), size> sentence;
-      Array<T, uses(0), width> phrase_output;
-      Array<T, uses(1), width> sentence_output;
-      Array<T, uses(2), width> paragraph_output;
-      [[no_unique_address]] Optional<normed, Array<T, uses(0), 1>, 158> phrase_square;
-      [[no_unique_address]] Optional<normed, Array<T, uses(1), 1>, 159> sentence_square;
-      [[no_unique_address]] Optional<normed, Array<T, uses(2), 1>, 160> paragraph_square;
-      Array<ops::SegmentCount, latest, 1> count;
-    };
-
+    using State = SegmentState<Shape, T>;
     template <class T>
-    struct Tape {
-      T *mixed = nullptr, *inverse = nullptr, *u;                               ///< tokens
-      T *query = nullptr, *key = nullptr, *cosine = nullptr, *logit = nullptr;  ///< boundaries
-      T *open, *closing;                                                        ///< [rows, scales] log Ω
-      ops::ClosedSegments<T> segments;
-      T *pooled_tokens, *pooled, *raw, *segment_inverse;   ///< [phrases, width], [segments, …]
-      T *token_share = nullptr, *segment_share = nullptr;  ///< [rows], [segments]
-      T *square = nullptr, *scaled = nullptr, *output;     ///< [segments, …]
-      T *context, *d_context = nullptr;                    ///< [rows, 2·size]
-      HYBRIDMOE_FUNCTION constexpr Tape(auto& arena, Extent e)
-          : u(arena.template take<T>(e.rows * width)),
-            open(arena.template take<T>(e.rows * scales)),
-            closing(arena.template take<T>(e.rows * scales)),
-            segments(arena, limits, size, e.rows, e.sequences, e.training),
-            pooled_tokens(arena.template take<T>(phrases(e) * width)),
-            pooled(arena.template take<T>(segments.capacity * size)),
-            raw(arena.template take<T>(segments.capacity * size)),
-            segment_inverse(arena.template take<T>(segments.capacity)),
-            output(arena.template take<T>(segments.capacity * width)),
-            context(arena.template take<T>(e.rows * 2 * size)) {
-        if (learned) {
-          query = arena.template take<T>(e.rows * pair);
-          key = arena.template take<T>(e.rows * pair);
-          cosine = arena.template take<T>(e.rows);
-          logit = arena.template take<T>(e.rows * scales);
-        }
-        if (normed) {
-          square = arena.template take<T>(segments.capacity);
-          scaled = arena.template take<T>(segments.capacity * size);
-        }
-        if (!e.training) return;
-        mixed = arena.template take<T>(e.rows * width);
-        inverse = arena.template take<T>(e.rows);
-        token_share = arena.template take<T>(e.rows);
-        segment_share = arena.template take<T>(segments.capacity);
-        d_context = arena.template take<T>(e.rows * 2 * size);
-      }
-    };
-
-    template <class T>
-    struct Scratch {
-      T *weight, *d_output, *d_raw, *d_pooled_tokens, *d_pooled, *slope, *segment_slope, *d_u;
-      T *row_d_square = nullptr, *row_d_exponent = nullptr, *d_square = nullptr, *d_scaled = nullptr;
-      T *d_cosine = nullptr, *d_sharpness = nullptr, *d_query = nullptr, *d_key = nullptr;
-      HYBRIDMOE_FUNCTION constexpr Scratch(auto& arena, Extent e)
-          : weight(arena.template take<T>(e.rows * scales)),
-            d_output(arena.template take<T>(all(e) * width)),
-            d_raw(arena.template take<T>(all(e) * size)),
-            d_pooled_tokens(arena.template take<T>(phrases(e) * width)),
-            d_pooled(arena.template take<T>(all(e) * size)),
-            slope(arena.template take<T>(e.rows)),
-            segment_slope(arena.template take<T>(all(e))),
-            d_u(arena.template take<T>(e.rows * width)) {
-        if (normed) {
-          row_d_square = arena.template take<T>(e.rows * scales);
-          row_d_exponent = arena.template take<T>(e.rows * scales);
-          d_square = arena.template take<T>(all(e));
-          d_scaled = arena.template take<T>(all(e) * size);
-        }
-        if (learned) {
-          d_cosine = arena.template take<T>(e.rows);
-          d_sharpness = arena.template take<T>(e.rows);
-          d_query = arena.template take<T>(e.rows * pair);
-          d_key = arena.template take<T>(e.rows * pair);
-        }
-      }
-    };
+    using Tape = SegmentTape<Shape, T>;
 
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent e) {
       if (std::is_same_v<Storage, Packed> && !e.training) return 0;
       using In = exec::Inline;
-      const Index products = larger(
-          larger(learned ? Pair<In, T>::workspace_bytes(e.rows, e.training) : 0,
-                 FromTokens<In, T>::workspace_bytes(phrases(e), e.training)),
-          larger(FromSegments<In, T>::workspace_bytes(all(e), e.training), Out<In, T>::workspace_bytes(all(e), e.training)));
-      return products + (e.training ? planned_bytes<Scratch<T>>(e) : 0);
+      const Index products = larger(larger(learned ? Pair<In, T>::workspace_bytes(e.rows, e.training) : 0,
+                                           FromTokens<In, T>::workspace_bytes(Shape::phrases(e), e.training)),
+                                    larger(FromSegments<In, T>::workspace_bytes(Shape::all(e), e.training),
+                                           Out<In, T>::workspace_bytes(Shape::all(e), e.training)));
+      return products + (e.training ? planned_bytes<SegmentScratch<Shape, T>>(e) : 0);
     }
 
     template <class Space, class T, class Storage>
@@ -226,7 +111,7 @@ struct Segments {
       const Batch& batch = call.batch;
       const Extent e = Extent::of(batch, call.training);
       const ops::ClosedSegments<T>& segments = tape.segments;
-      Past<T> past(batch, input.embedding.data, states, tape);
+      SegmentPast<Shape, T> past(batch, input.embedding.data, states, tape);
       const Index blocks = divide_up(batch.rows, ops::segment_rows);
 
       space.each(blocks, ops::SegmentTokenKernel<T, width>{batch, past.embedding, p.taps.data, p.token_norm.data,
@@ -243,23 +128,25 @@ struct Segments {
       using Describe = ops::DescribeSegmentsKernel<T>;
       space.each(divide_up(batch.rows, Describe::rows_per_item), Describe{batch, past.count, tape.closing, segments});
 
-      space.each(items(0, e), ops::PoolKernel<T, width, limits.children(0)>{segments, 0, past.token, p.phrase_query.data,
-                                                                            tape.pooled_tokens, tape.token_share});
-      FromTokens<Space, T>::forward(space, call.arena, phrases(e), segments.offset, tape.pooled_tokens, p.phrase, tape.raw);
+      space.each(Shape::items(0, e), ops::PoolKernel<T, width, limits.children(0)>{segments, 0, past.token, p.phrase_query.data,
+                                                                                   tape.pooled_tokens, tape.token_share});
+      FromTokens<Space, T>::forward(space, call.arena, Shape::phrases(e), segments.offset, tape.pooled_tokens, p.phrase,
+                                    tape.raw);
       norm(space, 0, e, p, tape);
       const auto above = [&]<Index scale>(std::integral_constant<Index, scale>, const auto& query, const auto& weight) {
-        space.each(items(scale, e), ops::PoolKernel<T, size, limits.children(scale)>{
-                                        segments, scale, past.vector[scale - 1], query.data, tape.pooled, tape.segment_share});
-        FromSegments<Space, T>::forward(space, call.arena, all(e), segments.offset + scale, tape.pooled, weight, tape.raw);
+        space.each(Shape::items(scale, e),
+                   ops::PoolKernel<T, size, limits.children(scale)>{segments, scale, past.vector[scale - 1], query.data,
+                                                                    tape.pooled, tape.segment_share});
+        FromSegments<Space, T>::forward(space, call.arena, Shape::all(e), segments.offset + scale, tape.pooled, weight, tape.raw);
         norm(space, scale, e, p, tape);
       };
       above(std::integral_constant<Index, 1>{}, p.sentence_query, p.sentence);
       above(std::integral_constant<Index, 2>{}, p.paragraph_query, p.paragraph);
 
       if constexpr (normed)
-        space.each(divide_up(all(e), ops::segment_block),
+        space.each(divide_up(Shape::all(e), ops::segment_block),
                    ops::ScaleSegmentsKernel<T, size>{segments, gains_of<T>(p), tape.square, tape.scaled});
-      Out<Space, T>::forward(space, call.arena, all(e), segments.offset, normed ? tape.scaled : segments.vector, p.output,
+      Out<Space, T>::forward(space, call.arena, Shape::all(e), segments.offset, normed ? tape.scaled : segments.vector, p.output,
                              tape.output);
       space.each(blocks, ops::UseSegmentsKernel<T, width, size>{
                              batch, uses_of(p, tape, past), ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()),
@@ -285,24 +172,24 @@ struct Segments {
       const Batch& batch = call.batch;
       const Extent e = Extent::of(batch, true);
       Arena arena = call.arena;
-      const Scratch<T> s(arena, e);
+      const SegmentScratch<Shape, T> s(arena, e);
       const ops::ClosedSegments<T>& segments = tape.segments;
-      const Past<T> past(batch, input.embedding.data, {}, tape);
+      const SegmentPast<Shape, T> past(batch, input.embedding.data, {}, tape);
       const Index blocks = divide_up(batch.rows, ops::segment_rows);
 
       // What rows took.
       space.each(blocks, ops::UseSegmentsBackwardKernel<T, width>{
                              batch, uses_of(p, tape, past), ops::emphasis_of<T>(call.side.template rows<stream::Decisions, T>()),
                              dx.data, s.weight, s.row_d_square, s.row_d_exponent});
-      space.each(all(e), ops::GatherUsesKernel<T, width, size>{batch, segments, s.weight, dx.data, tape.d_context, s.row_d_square,
-                                                               s.d_output, s.d_square});
-      Out<Space, T>::backward_weight(space, arena, all(e), segments.offset, normed ? tape.scaled : segments.vector, s.d_output,
-                                     gradient.output);
-      if constexpr (normed) ops::zero(space, all(e) * size, s.d_scaled);
-      Out<Space, T>::backward_input(space, arena, all(e), segments.offset, s.d_output, p.output,
+      space.each(Shape::all(e), ops::GatherUsesKernel<T, width, size>{batch, segments, s.weight, dx.data, tape.d_context,
+                                                                      s.row_d_square, s.d_output, s.d_square});
+      Out<Space, T>::backward_weight(space, arena, Shape::all(e), segments.offset, normed ? tape.scaled : segments.vector,
+                                     s.d_output, gradient.output);
+      if constexpr (normed) ops::zero(space, Shape::all(e) * size, s.d_scaled);
+      Out<Space, T>::backward_input(space, arena, Shape::all(e), segments.offset, s.d_output, p.output,
                                     normed ? s.d_scaled : segments.d_vector);
       if constexpr (normed) {
-        space.each(divide_up(all(e), ops::segment_block),
+        space.each(divide_up(Shape::all(e), ops::segment_block),
                    ops::ScaleSegmentsBackwardKernel<T, size>{segments, gains_of<T>(p), s.d_scaled, s.d_square});
         for (Index scale = 0; scale < scales; ++scale)
           ops::sum_columns(space, size, 0, segments.offset + scale, ops::ProductTerm<T>{s.d_scaled, segments.vector, size},
@@ -312,14 +199,15 @@ struct Segments {
 
       // The hierarchy, from above.
       ops::zero(space, batch.rows, s.slope);
-      ops::zero(space, all(e), s.segment_slope);
+      ops::zero(space, Shape::all(e), s.segment_slope);
       ops::zero(space, batch.rows * width, s.d_u);
       const auto above = [&](Index scale, const auto& query, auto& d_query, const auto& weight, auto& d_weight) {
         norm_backward(space, scale, e, p, tape, s, gradient);
-        FromSegments<Space, T>::backward_weight(space, arena, all(e), segments.offset + scale, tape.pooled, s.d_raw, d_weight);
-        ops::zero(space, all(e) * size, s.d_pooled);
-        FromSegments<Space, T>::backward_input(space, arena, all(e), segments.offset + scale, s.d_raw, weight, s.d_pooled);
-        space.each(items(scale, e),
+        FromSegments<Space, T>::backward_weight(space, arena, Shape::all(e), segments.offset + scale, tape.pooled, s.d_raw,
+                                                d_weight);
+        ops::zero(space, Shape::all(e) * size, s.d_pooled);
+        FromSegments<Space, T>::backward_input(space, arena, Shape::all(e), segments.offset + scale, s.d_raw, weight, s.d_pooled);
+        space.each(Shape::items(scale, e),
                    ops::PoolBackwardKernel<T, size>{segments, scale, past.vector[scale - 1], query.data, tape.pooled,
                                                     tape.segment_share, s.d_pooled, segments.d_vector, s.segment_slope});
         ops::sum_columns(space, size, 0, segments.offset + scale - 1,
@@ -328,12 +216,14 @@ struct Segments {
       above(2, p.paragraph_query, gradient.paragraph_query, p.paragraph, gradient.paragraph);
       above(1, p.sentence_query, gradient.sentence_query, p.sentence, gradient.sentence);
       norm_backward(space, 0, e, p, tape, s, gradient);
-      FromTokens<Space, T>::backward_weight(space, arena, phrases(e), segments.offset, tape.pooled_tokens, s.d_raw,
+      FromTokens<Space, T>::backward_weight(space, arena, Shape::phrases(e), segments.offset, tape.pooled_tokens, s.d_raw,
                                             gradient.phrase);
-      ops::zero(space, phrases(e) * width, s.d_pooled_tokens);
-      FromTokens<Space, T>::backward_input(space, arena, phrases(e), segments.offset, s.d_raw, p.phrase, s.d_pooled_tokens);
-      space.each(items(0, e), ops::PoolBackwardKernel<T, width>{segments, 0, past.token, p.phrase_query.data, tape.pooled_tokens,
-                                                                tape.token_share, s.d_pooled_tokens, s.d_u, s.slope});
+      ops::zero(space, Shape::phrases(e) * width, s.d_pooled_tokens);
+      FromTokens<Space, T>::backward_input(space, arena, Shape::phrases(e), segments.offset, s.d_raw, p.phrase,
+                                           s.d_pooled_tokens);
+      space.each(Shape::items(0, e),
+                 ops::PoolBackwardKernel<T, width>{segments, 0, past.token, p.phrase_query.data, tape.pooled_tokens,
+                                                   tape.token_share, s.d_pooled_tokens, s.d_u, s.slope});
       ops::sum_columns(space, width, batch.rows, nullptr, ops::WeightedTerm<T>{s.slope, tape.u, width},
                        gradient.phrase_query.data);
 
@@ -380,6 +270,12 @@ struct Segments {
       }
       return sum;
     }
+    /// The most forward FLOPs of one token, whatever the budget: one that closes a paragraph.
+    static constexpr double capped_flops(Index, double) {
+      const Index weights = (learned ? 2 * pair * width : 0) + (width + 2 * size) * size + scales * width * size;
+      return 2.0 * static_cast<double>(weights) + (18.0 + 2.0 * scales) * width + 8.0 * pair +
+             4.0 * static_cast<double>(limits.children(0) * width + (limits.children(1) + limits.children(2)) * size);
+    }
     /// What a position carries without what rewinding adds.
     static constexpr Index recurrent_elements = (ops::segment_taps + limits.phrase.most + scales) * width + (learned ? pair : 0) +
                                                 scales + (limits.children(1) + limits.children(2)) * size;
@@ -395,74 +291,9 @@ struct Segments {
     template <class Space, class T>
     using Out = ops::GroupedMatmul<Space, T, scales, width, size>;
 
-    HYBRIDMOE_FUNCTION static constexpr Index phrases(Extent e) { return limits.capacity(0, e.rows, e.sequences); }
-    HYBRIDMOE_FUNCTION static constexpr Index all(Extent e) { return limits.capacity(e.rows, e.sequences); }
-    HYBRIDMOE_FUNCTION static constexpr Index items(Index scale, Extent e) {
-      return divide_up(limits.capacity(scale, e.rows, e.sequences), ops::segment_block);
-    }
-
-    /// Rows of the call joined to those that the states keep.
-    template <class T>
-    struct Past {
-      Batch batch;
-      ops::NumberedRows<T> embedding, token, key, open, vector[2], output[scales], square[scales];
-      ops::NumberedRows<ops::SegmentCount> count;
-
-      HYBRIDMOE_FUNCTION Past(const Batch& batch_, const T* e, States<State<T>> states, const Tape<T>& tape) : batch(batch_) {
-        each(e, tape,
-             [&]<class Element, class Ring>(ops::NumberedRows<Element>& to, const Element* rows, const Index* first,
-                                            const Index* before, Ring State<T>::*ring) {
-               to = {rows,          Ring::shape[1], first,     before, base_of<const std::byte>(states, ring),
-                     states.stride, Ring::shape[0], batch.slot};
-             });
-      }
-      /// Leaves the last rows in the states, after everything was read.
-      template <class Space>
-      HYBRIDMOE_FUNCTION void keep(const Space& space, const T* e, States<State<T>> states, const Tape<T>& tape) {
-        each(e, tape,
-             [&]<class Element, class Ring>(ops::NumberedRows<Element>&, const Element* rows, const Index* first,
-                                            const Index* before, Ring State<T>::*ring) {
-               space.each(batch.sequences, ops::KeepRowsKernel<Element, Ring::shape[1], Ring::shape[0]>{
-                                               rows, first, before, base_of<std::byte>(states, ring), states.stride, batch.slot});
-             });
-      }
-
-     private:
-      template <class Byte, class Ring>
-      HYBRIDMOE_FUNCTION static Byte* base_of(States<State<T>> states, Ring State<T>::*ring) {
-        return states ? reinterpret_cast<Byte*>(&(states[0].*ring)) : nullptr;
-      }
-      /// f(joined rows, the call's rows, their first and number, ring) for everything that a state keeps.
-      template <class F>
-      HYBRIDMOE_FUNCTION void each(const T* e, const Tape<T>& tape, const F& f) {
-        using S = State<T>;
-        const auto by_position = [&]<class Element>(ops::NumberedRows<Element>& to, const Element* rows, auto ring) {
-          f(to, rows, batch.begin, batch.start, ring);
-        };
-        const auto by_number = [&](Index scale, ops::NumberedRows<T>& to, const T* rows, auto ring) {
-          f(to, rows, tape.segments.first_of(scale, batch.sequences), tape.segments.before_of(scale, batch.sequences), ring);
-        };
-        by_position(embedding, e, &S::embedding);
-        by_position(token, static_cast<const T*>(tape.u), &S::token);
-        if constexpr (learned) by_position(key, static_cast<const T*>(tape.key), &S::key);
-        if constexpr (learned) by_position(open, static_cast<const T*>(tape.open), &S::open);
-        by_position(count, static_cast<const ops::SegmentCount*>(tape.segments.count), &S::count);
-        by_number(0, vector[0], tape.segments.vector, &S::phrase);
-        by_number(1, vector[1], tape.segments.vector, &S::sentence);
-        by_number(0, output[0], tape.output, &S::phrase_output);
-        by_number(1, output[1], tape.output, &S::sentence_output);
-        by_number(2, output[2], tape.output, &S::paragraph_output);
-        if constexpr (normed) {
-          by_number(0, square[0], tape.square, &S::phrase_square);
-          by_number(1, square[1], tape.square, &S::sentence_square);
-          by_number(2, square[2], tape.square, &S::paragraph_square);
-        }
-      }
-    };
-
     template <class T, class Storage>
     HYBRIDMOE_FUNCTION static ops::BoundaryInput<T> boundary_of(const Parameters<T, Storage>& p, const Tape<T>& tape,
-                                                                const Past<T>& past) {
+                                                                const SegmentPast<Shape, T>& past) {
       return {tape.query, past.key, p.sharpness.data, p.bias.data};
     }
     template <class T>
@@ -470,7 +301,7 @@ struct Segments {
       return ops::matmul::numbers<T>(p.gain);
     }
     template <class T>
-    HYBRIDMOE_FUNCTION static ops::SegmentUses<T> uses_of(const auto& p, const Tape<T>& tape, const Past<T>& past) {
+    HYBRIDMOE_FUNCTION static ops::SegmentUses<T> uses_of(const auto& p, const Tape<T>& tape, const SegmentPast<Shape, T>& past) {
       ops::SegmentUses<T> uses{
           tape.segments.count, {}, {}, {past.vector[0], past.vector[1]}, first_element<const T, normed>(p.exponent)};
       for (Index s = 0; s < scales; ++s) {
@@ -482,16 +313,17 @@ struct Segments {
     template <class Space, class T, class Storage>
     HYBRIDMOE_FUNCTION static void norm(const Space& space, Index scale, Extent e, const Parameters<T, Storage>& p,
                                         const Tape<T>& tape) {
-      space.each(items(scale, e),
+      space.each(Shape::items(scale, e),
                  ops::SegmentNormKernel<T, size>{tape.segments, scale, tape.raw, p.norm[scale].data, tape.segment_inverse});
     }
     template <class Space, class T>
     HYBRIDMOE_FUNCTION static void norm_backward(const Space& space, Index scale, Extent e, const Parameters<T, Flat>& p,
-                                                 const Tape<T>& tape, const Scratch<T>& s, Parameters<T, Flat>& gradient) {
+                                                 const Tape<T>& tape, const SegmentScratch<Shape, T>& s,
+                                                 Parameters<T, Flat>& gradient) {
       ops::sum_columns(space, size, 0, tape.segments.offset + scale,
                        ops::GainTerm<T>{tape.segments.d_vector, tape.raw, tape.segment_inverse, size}, gradient.norm[scale].data);
-      space.each(items(scale, e), ops::SegmentNormBackwardKernel<T, size>{tape.segments, scale, tape.raw, tape.segment_inverse,
-                                                                          p.norm[scale].data, s.d_raw});
+      space.each(Shape::items(scale, e), ops::SegmentNormBackwardKernel<T, size>{
+                                             tape.segments, scale, tape.raw, tape.segment_inverse, p.norm[scale].data, s.d_raw});
     }
   };
 };

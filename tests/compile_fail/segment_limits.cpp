@@ -1,0 +1,13 @@
+// expect: or the limits cannot be kept
+#include <hybridmoe/embedding/segments.hpp>
+
+#include "parts.hpp"
+
+#if defined(HYBRIDMOE_WRONG)
+// After 8 tokens a paragraph may not be cut yet, and one more sentence may make 14.
+constexpr hm::SegmentLimits limits{.phrase = {2, 3}, .sentence = {4, 6}, .paragraph = {9, 12}};
+#else
+constexpr hm::SegmentLimits limits{.phrase = {2, 3}, .sentence = {4, 6}, .paragraph = {9, 15}};
+#endif
+using Source = hm::embedding::Segments<hm::embedding::SegmentOptions{.limits = limits}>;
+static_assert(Source::Layer<hm::SourceEnvironment<hm::Environment<32, 16>, 2, 64>>::recurrent_elements > 0);

@@ -3,6 +3,7 @@
 /// Is a model sound? Everything is asked here, once, before anything is built from it, and the first wrong answer is one
 /// sentence.
 
+#include <hybridmoe/layer/source.hpp>
 #include <hybridmoe/model/block.hpp>
 #include <hybridmoe/model/pattern.hpp>
 
@@ -67,6 +68,11 @@ struct NotCausal {
   static_assert(possible<Description>, "a decoder needs causal layers: this mixer or router looks at later tokens");
 };
 
+template <class Description>
+struct NotASource {
+  static_assert(possible<Description>, "a member of Sources<> is not a source: layer/source.hpp lists a source's parts");
+};
+
 /// An answer as a value, so that it can be passed on without being made.
 template <class Answer>
 struct Is {
@@ -120,9 +126,39 @@ constexpr auto block() {
                   typename Block::NormOption;
                 })
     return Is<NoBlock<Block>>{};
+  else if constexpr (requires { typename Block::PostNormOption; })
+    return check_model::first_fault(layer<typename Block::Mixer, Env>(), layer<typename Block::Channel, Env>(),
+                                    layer<typename Block::NormOption::type, Env>(),
+                                    layer<typename Block::PostNormOption::type, Env>(),
+                                    layer<typename Block::ChannelPostNormOption::type, Env>());
   else
     return check_model::first_fault(layer<typename Block::Mixer, Env>(), layer<typename Block::Channel, Env>(),
                                     layer<typename Block::NormOption::type, Env>());
+}
+
+/// Whether a member of Sources<> has a source's parts.
+template <class Description, class Env>
+constexpr auto source() {
+  if constexpr (!Bindable<Description, Env>) {
+    return Is<NotASource<Description>>{};
+  } else {
+    using S = typename Description::template Layer<Env>;
+    if constexpr (requires(const typename S::template Tape<float>& tape, Side& side) {
+                    { S::name } -> std::convertible_to<std::string_view>;
+                    typename S::template Parameters<float, Flat>;
+                    typename S::template State<float>;
+                    S::template streams<float>(tape, Index{1}, side);
+                    { S::active_parameters() } -> std::same_as<Spread>;
+                    { S::flops_per_token(Index{1}) } -> std::same_as<Flops>;
+                  }) {
+      if constexpr (S::causal)
+        return Is<Sound>{};
+      else
+        return Is<NotCausal<Description>>{};
+    } else {
+      return Is<NotASource<Description>>{};
+    }
+  }
 }
 
 template <class Pattern, char... letters>

@@ -43,8 +43,13 @@ struct NoSlot {
   static_assert(possible<Pattern>, "a LanguageModel needs at least one Slot<>");
 };
 
+template <class Env, class... Descriptions>
+constexpr auto sources(Sources<Descriptions...>) {
+  return check_model::first_fault(source<Descriptions, Env>()..., Is<Sound>{});
+}
+
 /// All questions about a model's parts, cheapest first.
-template <LanguageSizes sizes, class Pattern, class Final, class... Slots>
+template <LanguageSizes sizes, class Pattern, class Final, class Sources, class... Slots>
 constexpr auto model() {
   if constexpr (!(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0)) {
     return Is<NoSize<sizes>>{};
@@ -59,7 +64,9 @@ constexpr auto model() {
       return letters;
     } else {
       using Env = Environment<sizes.width, sizes.context, smaller(sizes.chunk, sizes.context), sizes.rewind>;
-      return check_model::first_fault(block<typename Slots::Block, Env>()..., layer<Final, Env>());
+      using SourceEnv = SourceEnvironment<Env, Pattern::count, sizes.vocab>;
+      return check_model::first_fault(block<typename Slots::Block, Env>()..., layer<Final, Env>(),
+                                      check_model::sources<SourceEnv>(Sources{}));
     }
   }
 }
@@ -146,7 +153,7 @@ template <class Final, class Sources, class... Slots>
 struct SplitOptions<Final, Sources, TypeList<Slots...>> {
   using FinalNormType = Final;
   template <LanguageSizes sizes, class Pattern>
-  using Answer = typename decltype(check_model::model<sizes, Pattern, Final, Slots...>())::type;
+  using Answer = typename decltype(check_model::model<sizes, Pattern, Final, Sources, Slots...>())::type;
   template <LanguageSizes sizes, class Pattern>
   using Body = typename LanguageBase<std::is_same_v<Answer<sizes, Pattern>, check_model::Sound>, sizes, Pattern, Final, Sources,
                                      Slots...>::type;

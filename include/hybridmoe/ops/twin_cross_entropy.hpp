@@ -60,15 +60,17 @@ template <class T, Index vocab>
 struct SoftmaxSums {
   T top, sum;
 
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE explicit SoftmaxSums(const T* z) : top(z[0]) {
-    for (Index v = 1; v < vocab; ++v) top = z[v] > top ? z[v] : top;
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE explicit SoftmaxSums(const T* z) {
+    T most = z[0];
+    for (Index v = 1; v < vocab; ++v) most = z[v] > most ? z[v] : most;
     constexpr Index whole = vocab / 16 * 16;
     T lane[16] = {};
     for (Index v = 0; v < whole; v += 16)
-      for (Index i = 0; i < 16; ++i) lane[i] += math::exp(z[v + i] - top);
-    for (Index v = whole; v < vocab; ++v) lane[v - whole] += math::exp(z[v] - top);
+      for (Index i = 0; i < 16; ++i) lane[i] += math::exp(z[v + i] - most);
+    for (Index v = whole; v < vocab; ++v) lane[v - whole] += math::exp(z[v] - most);
     for (int half = 8; half > 0; half /= 2)
       for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+    top = most;
     sum = lane[0];
   }
 };
@@ -109,12 +111,14 @@ struct TwinCrossEntropy {
   template <bool wanted>
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T pass(T* a, T* b, const SoftmaxSums<T, vocab>& of_a,
                                              const SoftmaxSums<T, vocab>& of_b) const {
+    const T top_a = of_a.top, top_b = of_b.top;
     const T for_a = scale / of_a.sum, for_b = (scale + scale * weight) / of_b.sum, pull = scale * weight / of_a.sum;
-    const auto one = [&](Index v) {
-      const T za = a[v] - of_a.top, zb = b[v] - of_b.top, ea = math::exp(za);
+    const auto one = [=](Index v) {
+      const T za = a[v] - top_a, zb = b[v] - top_b, ea = math::exp(za);
       if constexpr (wanted) {
+        const T eb = math::exp(zb);
         a[v] = ea * for_a;
-        b[v] = math::exp(zb) * for_b - ea * pull;
+        b[v] = eb * for_b - ea * pull;
       }
       return ea * (za - zb);
     };

@@ -9,5 +9,5 @@ constexpr hm::SegmentLimits limits{.phrase = {2, 3}, .sentence = {4, 6}, .paragr
 #else
 constexpr hm::SegmentLimits limits{.phrase = {2, 3}, .sentence = {4, 6}, .paragraph = {9, 15}};
 #endif
-using Source = hm::embedding::Segments<hm::embedding::SegmentOptions{.limits = limits}>;
-static_assert(Source::Layer<hm::SourceEnvironment<hm::Environment<32, 16>, 2, 64>>::recurrent_elements > 0);
+struct Source : hm::embedding::Segments<hm::embedding::SegmentOptions{.limits = limits}> {};
+static_assert(sizeof(Source) > 0);

@@ -171,7 +171,7 @@ struct CrossScaleInput {
       const int high = weighs ? static_cast<int>(larger(0, smaller(key_tile, until - base))) : 0;
       const auto now = static_cast<std::int32_t>(batch.row_position[row]) + 1;
       T* const away = lag + r * width;
-      for (int j = 0; j < width; ++j) away[j] = static_cast<T>((j >= low) & (j < high) ? now - end[j] : 1);
+      for (int j = 0; j < width; ++j) away[j] = static_cast<T>(((j >= low) & (j < high)) ? now - end[j] : 1);
       for (int j = 0; j < width; ++j) away[j] = log_lag(away[j]);
       for (int g = 0; g < group; ++g) {
         const Index h = head * group + g;

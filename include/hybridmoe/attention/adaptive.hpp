@@ -173,7 +173,7 @@ struct Adaptive {
     }
     /// The most operations forward of one token of a sequence of at most `context` at budget β.
     static constexpr double capped_flops(Index context, double beta) {
-      const double window = static_cast<double>(bounds.least) + beta * static_cast<double>(bounds.most - bounds.least);
+      const double window = widest_window(bounds.least, bounds.most, beta);
       const double length = static_cast<double>(context);
       const double keys = all || length < window ? length : window;
       const double tokens = static_cast<double>(smaller(Keys::entries, context * Keys::candidates / Keys::grid));

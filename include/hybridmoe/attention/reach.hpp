@@ -37,7 +37,7 @@ struct ReachKernel {
     for (Index row = item * reach_rows; row < end; ++row) {
       T* const to = reach + row * Shape::columns;
       const T w = Policy::template size<least, most, T>(streams, row, batch.row_position[row]);
-      const T cap = T(least) + streams.template room<least, most>(row), below = w < cap ? w : cap;
+      const T cap = streams.template cap<least, most>(row), below = w < cap ? w : cap;
       to[Shape::window] = below > T(least) ? below : T(least);
       if constexpr (Shape::all) {
         to[Shape::key_tokens] = streams.decisions.at(row, column(Decision::key_tokens), T(1));

@@ -3,6 +3,7 @@
 /// How large a row's attention window is: policies that choose a real number of keys. Whatever they choose, the layer holds it
 /// between the least window and what the row's budget allows, W(β) = least + β·(most − least).
 
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/layer.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::attention {
@@ -24,10 +25,10 @@ struct WindowStreams {
     return {call.side.template rows<stream::Decisions, T>(), call.side.template rows<stream::Complexity, T>(),
             call.side.template rows<stream::Budget, T>(), call.layer * Decision::fields + Decision::window};
   }
-  /// W(β) − least
+  /// W(β)
   template <Index least, Index most>
-  HYBRIDMOE_FUNCTION T room(Index row) const {
-    return budget.at(row, 0, T(1)) * T(most - least);
+  HYBRIDMOE_FUNCTION T cap(Index row) const {
+    return widest_window(least, most, budget.at(row, 0, T(1)));
   }
 };
 
@@ -39,14 +40,14 @@ struct Tag {};
 struct Decided : Tag {
   template <Index least, Index most, class T>
   HYBRIDMOE_FUNCTION static T size(const WindowStreams<T>& streams, Index row, Index) {
-    return T(least) + streams.template room<least, most>(row) * streams.decisions.at(row, streams.column, T(1));
+    return T(least) + (streams.template cap<least, most>(row) - T(least)) * streams.decisions.at(row, streams.column, T(1));
   }
   /// Adds the gradient by the decision, given that by the size.
   template <Index least, Index most, class T>
   HYBRIDMOE_FUNCTION static void backward(const WindowStreams<T>& streams, Index row, T d) {
     const T decision = streams.decisions.at(row, streams.column, T(1));
     if (T(0) <= decision && decision <= T(1))
-      streams.decisions.add_gradient(row, streams.column, d * streams.template room<least, most>(row));
+      streams.decisions.add_gradient(row, streams.column, d * (streams.template cap<least, most>(row) - T(least)));
   }
 };
 

@@ -384,8 +384,9 @@ TEST_CASE("The distillation's gradient goes to V, and nowhere else") {
   backward(with, dx);
   backward(without, dx_without);
   CHECK(dx == dx_without);
-  using Plain = decltype(with.gradient);
-  auto other = reinterpret_cast<const Plain&>(without.gradient);
+  decltype(with.gradient) other;  // two types, one layout
+  static_assert(sizeof other == sizeof without.gradient);
+  std::memcpy(&other, &without.gradient, sizeof other);
   double along = 0;
   std::vector<double> extra;
   for (Index i = 0; i < with.gradient.stand_in[0].size; ++i) {

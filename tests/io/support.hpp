@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include <hybridmoe/io/system.hpp>
+#include <hybridmoe/io/default_system.hpp>
 
 namespace support {
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include <hybridmoe/core/result.hpp>
-#include <hybridmoe/io/system.hpp>
+#include <hybridmoe/io/default_system.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 

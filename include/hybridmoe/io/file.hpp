@@ -6,8 +6,8 @@
 #include <utility>
 
 #include <hybridmoe/core/result.hpp>
+#include <hybridmoe/io/default_system.hpp>
 #include <hybridmoe/io/heap_array.hpp>
-#include <hybridmoe/io/system.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 

@@ -70,13 +70,4 @@ inline Error system_failure(Code code, std::string_view what, std::string where,
   return error;
 }
 
-/// The machine's own files.
-System& default_system();
-
 }  // namespace hybridmoe::io
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <hybridmoe/io/system_posix.hpp>
-#else
-#include <hybridmoe/io/system_stdio.hpp>
-#endif

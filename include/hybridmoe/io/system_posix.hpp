@@ -61,9 +61,4 @@ class PosixSystem final : public System {
   }
 };
 
-inline System& default_system() {
-  static PosixSystem system;
-  return system;
-}
-
 }  // namespace hybridmoe::io

@@ -70,9 +70,4 @@ class StdioSystem final : public System {
   std::atomic<std::FILE*> files_[most_files]{};
 };
 
-inline System& default_system() {
-  static StdioSystem system;
-  return system;
-}
-
 }  // namespace hybridmoe::io

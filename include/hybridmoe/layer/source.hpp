@@ -66,6 +66,7 @@ struct SourceList {
   HYBRIDMOE_FUNCTION static constexpr void losses(const Tape<T>&, auto&&) {}
   static constexpr Spread active_parameters() { return {}; }
   static constexpr Flops flops_per_token(Index) { return {}; }
+  static constexpr double capped_flops(Index, double) { return 0; }
   static constexpr Index recurrent_elements = 0;
   static constexpr Index cache_elements_per_token(Index) { return 0; }
 };
@@ -143,6 +144,14 @@ struct SourceList<Env, First_, Others...> {
   static constexpr Spread active_parameters() { return First::active_parameters() + Rest::active_parameters(); }
   static constexpr Flops flops_per_token(Index context) {
     return First::flops_per_token(context) + Rest::flops_per_token(context);
+  }
+  /// The most forward FLOPs of one token at budget β.
+  static constexpr double capped_flops(Index context, double beta) {
+    const double rest = Rest::capped_flops(context, beta);
+    if constexpr (requires { First::capped_flops(context, beta); })
+      return First::capped_flops(context, beta) + rest;
+    else
+      return First::flops_per_token(context).forward + rest;
   }
   static constexpr Index recurrent_elements = First::recurrent_elements + Rest::recurrent_elements;
   static constexpr Index cache_elements_per_token(Index context) {

@@ -46,7 +46,7 @@ struct CoreAccount {
         return L::flops_per_token(length).forward;
     });
     return 2.0 * static_cast<double>(Core::vocab * Core::width) + Core::FinalLayer::flops_per_token(length).forward +
-           Core::Sources::flops_per_token(length).forward + layout.sum(capped);
+           Core::Sources::capped_flops(length, beta) + layout.sum(capped);
   }
 
  private:

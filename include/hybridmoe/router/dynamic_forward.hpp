@@ -181,8 +181,8 @@ struct DynamicTotalKernel {
     const T share = rows > 0 ? T(1) / static_cast<T>(rows) : T(0);
     for (Index e = 0; e < count; ++e) load[e] = sum[e] * share;
     for (Index k = 0; k < budget_knots; ++k) {
-      const T near = sum[count + 2 + k];
-      missing[k] = sum[count + 2 + budget_knots + k] / (near > T(1) ? near : T(1));
+      const T rows_near = sum[count + 2 + k];
+      missing[k] = sum[count + 2 + budget_knots + k] / (rows_near > T(1) ? rows_near : T(1));
     }
     *value = (z * sum[count] + sum[count + 1]) * share;
   }

@@ -142,7 +142,7 @@ struct DynamicSumKernel {
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index block) const {
     T sum[sums] = {};
-    T *const near = sum + count + 2, *const short_of = near + budget_knots;
+    T *const rows_near = sum + count + 2, *const short_of = rows_near + budget_knots;
     const Index end = smaller(rows, (block + 1) * dynamic_block);
     for (Index row = block * dynamic_block; row < end; ++row) {
       T total = 0;
@@ -157,8 +157,8 @@ struct DynamicSumKernel {
       if (target < T(1)) continue;
       const BetweenKnots<T> place(beta);
       const T missing = rule.wanted(beta) - static_cast<T>(chosen);
-      near[place.at] += T(1) - place.share;
-      near[place.at + 1] += place.share;
+      rows_near[place.at] += T(1) - place.share;
+      rows_near[place.at + 1] += place.share;
       short_of[place.at] += (T(1) - place.share) * missing;
       short_of[place.at + 1] += place.share * missing;
     }

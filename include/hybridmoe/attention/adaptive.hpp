@@ -173,7 +173,9 @@ struct Adaptive {
     }
     /// The most operations forward of one token of a sequence of at most `context` at budget β.
     static constexpr double capped_flops(Index context, double beta) {
-      const double window = widest_window(bounds.least, bounds.most, beta);
+      const double widest = widest_window(bounds.least, bounds.most, beta),
+                   whole = static_cast<double>(static_cast<Index>(widest)),
+                   window = whole < widest ? whole + 1 : whole;  // part of a key costs a key
       const double length = static_cast<double>(context);
       const double keys = all || length < window ? length : window;
       const double tokens = static_cast<double>(smaller(Keys::entries, context * Keys::candidates / Keys::grid));

@@ -41,6 +41,23 @@
 #define HYBRIDMOE_ONE_COPY
 #endif
 
+/// 1 for g++ before 14 on x86, which may place a vectorised array of a function that calls nothing at a misaligned address (GCC
+/// bug 109780); that ends in a segmentation fault. A function with a call, taken or not, it lays out right.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 14 && defined(__x86_64__) && !defined(__CUDACC__)
+#define HYBRIDMOE_MISPLACES_LEAF_ARRAYS 1
+#else
+#define HYBRIDMOE_MISPLACES_LEAF_ARRAYS 0
+#endif
+
+/// 1 under clang's thread sanitizer.
+#define HYBRIDMOE_THREAD_SANITIZER 0
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#undef HYBRIDMOE_THREAD_SANITIZER
+#define HYBRIDMOE_THREAD_SANITIZER 1
+#endif
+#endif
+
 /// Checks a promise between parts of the library (never user input, which gets a Result). Replaceable by the host program.
 #if !defined(HYBRIDMOE_ASSERT)
 #if defined(NDEBUG) || defined(__CUDA_ARCH__)

@@ -6,13 +6,9 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::exec {
 
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 14 && defined(__x86_64__) && !defined(__CUDACC__)
-/// Never called. g++ before 14 may place a vectorised array of a function that calls nothing at a misaligned address (GCC bug
-/// 109780), which ends in a segmentation fault; a function with a call, taken or not, it lays out right.
+#if HYBRIDMOE_MISPLACES_LEAF_ARRAYS
+/// Never called: see HYBRIDMOE_MISPLACES_LEAF_ARRAYS.
 [[gnu::noipa, gnu::cold]] inline void not_a_leaf() {}
-#define HYBRIDMOE_NOT_A_LEAF(never) (static_cast<bool>(never) ? not_a_leaf() : static_cast<void>(0))
-#else
-#define HYBRIDMOE_NOT_A_LEAF(never) static_cast<void>(0)
 #endif
 
 /// Runs kernel(begin) … kernel(end−1) on the calling thread. Every host space runs its items through this one compiled copy
@@ -20,7 +16,9 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::exec {
 /// operator() HYBRIDMOE_INLINE, so that their arrays belong to this function's frame (see not_a_leaf).
 template <class Kernel>
 HYBRIDMOE_ONE_COPY HYBRIDMOE_FUNCTION void items(const Kernel& kernel, Index begin, Index end) {
-  HYBRIDMOE_NOT_A_LEAF(begin > end);
+#if HYBRIDMOE_MISPLACES_LEAF_ARRAYS
+  if (begin > end) not_a_leaf();
+#endif
   const Kernel local = kernel;  // nobody else sees it: its members stay in registers across the kernel's stores
   for (Index i = begin; i < end; ++i) local(i);
 }

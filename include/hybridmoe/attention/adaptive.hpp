@@ -22,7 +22,7 @@ struct ReachLosses {
 };
 
 /// The core of the modes. Options as attention::Softmax, and in any order a window:: policy (default window::Decided).
-/// @tparam Keys  NoKeyTokens, or ChosenKeyTokens<…>
+/// @tparam Keys  NoKeyTokens, or `ChosenKeyTokens<…>`
 /// @tparam all   whether the weights of key tokens and of all tokens are decided at run time
 template <Heads heads, Window bounds, class Keys, bool all, class... Options>
 struct Adaptive {
@@ -203,7 +203,7 @@ struct Adaptive {
 template <Heads heads, Window bounds = Window{}, class... Options>
 struct AdaptiveLocal : Adaptive<heads, bounds, NoKeyTokens, false, Options...> {};
 
-/// Key tokens as the options say: a scorer:: policy (default `scorer::Learned<>`), and scorer::Warm<…> if it shall be warmed.
+/// Key tokens as the options say: a scorer:: policy (default `scorer::Learned<>`), and `scorer::Warm<…>` if it shall be warmed.
 template <Store store, class... Options>
 using KeyTokensOf =
     ChosenKeyTokens<store, Option<scorer::Tag, scorer::Learned<>, Options...>, Option<scorer::WarmTag, scorer::Cold, Options...>>;

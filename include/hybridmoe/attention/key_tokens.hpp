@@ -57,7 +57,7 @@ struct NoKeyTokens {
 };
 
 /// Key tokens scored by a scorer:: policy and kept in a store. Tensors: key_tokens.* of the scorer.
-/// @tparam Warm  scorer::Cold or scorer::Warm<…>
+/// @tparam Warm  scorer::Cold or `scorer::Warm<…>`
 template <Store store, class Scorer, class Warm>
 struct ChosenKeyTokens {
   static constexpr Index entries = store.entries, candidates = store.candidates, grid = store.block;

@@ -27,12 +27,17 @@ struct Together {
   /// The sentence of the part that is not sound.
   template <bool asked>
   struct Requirements {
+    /// Makes the part's own requirements, and so its sentence.
+    template <class Part>
+    static constexpr bool made() {
+      return std::is_class_v<Part> && alignof(Part) > 0;
+    }
     static constexpr bool of_first() {
-      if constexpr (!is_sound<First_>) return sizeof(typename First_::template Requirements<asked>) > 0;
+      if constexpr (!is_sound<First_>) return made<typename First_::template Requirements<asked>>();
       return true;
     }
     static constexpr bool of_second() {
-      if constexpr (!is_sound<Second_>) return sizeof(typename Second_::template Requirements<asked>) > 0;
+      if constexpr (!is_sound<Second_>) return made<typename Second_::template Requirements<asked>>();
       return true;
     }
     static_assert(of_first() && of_second());

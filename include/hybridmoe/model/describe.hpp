@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <string>
 
+#include <hybridmoe/core/error.hpp>
 #include <hybridmoe/model/account.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {

@@ -4,6 +4,8 @@
 /// where keys are normalised, and a rotary part that all heads share. Everything lies in tiles of 32 positions at absolute
 /// multiples of 32, as lines [32 positions], so that 32 keys are one vector per element.
 
+#include <type_traits>
+
 #include <hybridmoe/core/batch.hpp>
 #include <hybridmoe/ops/key_store.hpp>
 

@@ -35,7 +35,7 @@ struct BetweenKnots {
   Index at;
   T share;
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE explicit BetweenKnots(T budget) {
-    const T place = within_unit(budget) * static_cast<T>(budget_knots - 1);
+    const T place = valid_budget(budget) * static_cast<T>(budget_knots - 1);
     at = smaller(budget_knots - 2, static_cast<Index>(place));
     share = place - static_cast<T>(at);
   }
@@ -87,7 +87,7 @@ struct DynamicRule {
   Placebo placebo;
   const T *log_temperature, *knot, *slope, *offset;  ///< null: absent (knot: there is no τ)
 
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T beta(Index row) const { return within_unit(budget.at(row, 0, T(1))); }
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T beta(Index row) const { return valid_budget(budget.at(row, 0, T(1))); }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T fraction(Index row) const { return within_unit(decisions.at(row, decision, T(1))); }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T of_complexity(Index row) const { return complexity.at(row, 0, T(0.5)); }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T temperature() const { return math::exp(*log_temperature); }

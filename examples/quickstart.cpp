@@ -1,4 +1,4 @@
-// Defines a model, trains it on a text, shows what it learned and lets it write. Run it with tools/quickstart.
+// Trains a small HybridMoE on a text, shows what it learned under several budgets, and lets it write. Run by tools/quickstart.
 #if defined(HYBRIDMOE_EXAMPLE_KOKKOS)
 #include <hybridmoe/kokkos.hpp>
 using Space = hybridmoe::exec::On<Kokkos::DefaultExecutionSpace>;
@@ -7,18 +7,12 @@ using Space = hybridmoe::exec::On<Kokkos::DefaultExecutionSpace>;
 using Space = hybridmoe::exec::Inline;
 #endif
 #include <hybridmoe/io/checkpoint.hpp>
+#include <hybridmoe/zoo/hybridmoe.hpp>
 namespace hm = hybridmoe;
 //! [model]
-constexpr hm::Heads heads{.query = 4, .kv = 2, .size = 32};
-constexpr hm::Experts experts{.count = 4, .active = 2, .hidden = 128};
-constexpr hm::ssm::Mamba2Sizes scan{.heads = 8, .head = 32, .state = 32};
-using Gated = hm::channel::SwiGlu<384>;
-using Routed = hm::channel::Moe<experts, hm::router::TopK<>, hm::channel::SwiGlu<128>>;
-struct Small : hm::LanguageModel<hm::LanguageSizes{.vocab = 256, .width = 128, .context = 512}, hm::Pattern<"GLLS">,
-                                 hm::Slot<'G', hm::Block<hm::attention::Full<heads>, Gated>>,
-                                 hm::Slot<'L', hm::Block<hm::attention::Local<heads, 64>, Routed>>,
-                                 hm::Slot<'S', hm::Block<hm::ssm::Mamba2<scan>, Gated>>> {};
-static_assert(hm::Account<Small>::active_parameters().most < 1'000'000);
+struct Small : hm::zoo::HybridModel<hm::zoo::hybrid_pico, hm::Pattern<"GLLM">> {};
+static_assert(hm::Account<Small>::parameters() < 1'250'000 && hm::Account<Small>::active_parameters().target < 600'000);
+constexpr double half = hm::Account<Small>::budget_for(0.5, 256);  // no token costs more than half of the worst case
 //! [model]
 constexpr const char* path = "quickstart.safetensors";
 int fail(const hm::Error& error) { return std::fprintf(stderr, "%s\n", error.message().c_str()), 1; }
@@ -35,7 +29,8 @@ int main(int count, char** words) {
   const auto text = hm::train::Text::read(option("--text", "text.txt"));
   if (!text) return fail(text.error());
   hm::Model<Small, hm::f32, Space> model{hm::Seed{7}};
-  const hm::train::Options training{.batch = 4, .length = 256, .schedule = {.peak = 3e-3, .warmup = 50}};
+  hm::train::Options training{.batch = 8, .length = 256, .schedule = {.peak = 3e-3, .warmup = 50}};
+  training.budgets.sampled = true;  // each sequence has a budget of its own: one set of weights serves all
   auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, training);
   if (!trainer) return fail(trainer.error());
   const bool resume = option("--resume", nullptr) != nullptr;
@@ -47,10 +42,12 @@ int main(int count, char** words) {
   if (const auto drawn = hm::io::write_file("loss.svg", report->curve.svg()); !drawn) return fail(drawn.error());
   std::printf("%s\n%s%.0f tokens/s, %.0f%% of peak\n", hm::describe<Small>().c_str(), report->curve.text().c_str(),
               report->tokens_per_second(), 100 * report->fraction_of_peak);
-  std::printf("validation: %.3f bits per byte\n\n", trainer->evaluate() / std::log(2.0));
+  for (const double budget : {0.0, half, 1.0})
+    std::printf("validation at budget %.2f: %.3f bits per byte\n", budget, trainer->evaluate(0, {.budget = budget}) / std::log(2.0));
   const auto packed = hm::pack(model);
   auto session = hm::generate::Session<decltype(packed)>::create(packed);
   const std::span prompt(text->tokens() + text->split(), 64);  // how the validation text begins
+  std::puts("");
   const auto show = [](std::int32_t token) { return std::putchar(token) != EOF; };
   for (const std::int32_t token : prompt) show(token);
   const hm::train::Stopwatch watch;

@@ -216,6 +216,32 @@ TEST_CASE("the corners of the one weight are the modes that they generalise") {
   CHECK(difference<FixedWindow, Local>(neutral, 130) == 0);
 }
 
+TEST_CASE("a weight's gradient goes to what it is the maximum of, at the ends of their ranges too") {
+  namespace ops = hybridmoe::ops;
+  using Shape = ops::ReachShape<4, true, 32, 32>;
+  constexpr int base = 32, at = 60;
+  std::int32_t position[32];
+  double a[32];
+  for (int j = 0; j < 32; ++j) {
+    position[j] = base + j;
+    a[j] = position[j] > at ? 0 : 0.45 * (j % 3);
+  }
+  for (const double key_tokens : {0.0, 0.5, 1.0})
+    for (const double all : {0.0, 0.3, 1.0}) {
+      const double reach[] = {10.5, key_tokens, all};
+      const ops::RowReach<double, Shape> row(at, reach);
+      ops::WeightSlopes<double, Shape> near, beyond;
+      near.of_tile(row, base);
+      beyond.of_key_tokens(row, position, a, key_tokens);
+      for (int j = 0; j <= at - base; ++j) {
+        const double m = std::fmin(1, std::fmax(0, (10.5 - (at - position[j])) / 4)), key = key_tokens * a[j];
+        CHECK(std::fabs(near.weight[j] + beyond.weight[j] - std::max({m, key, all})) < 1e-15);
+        CHECK(near.window[j] + beyond.window[j] == (m > std::fmax(key, all) && m < 1 ? 0.25 : 0));
+        CHECK(near.all[j] + beyond.all[j] == (all > std::fmax(m, key) ? 1 : 0));
+      }
+    }
+}
+
 using Rule = attention::window::Proposal<>;
 
 TEST_CASE("the proposal's rule gives its windows, at the row's own position") {

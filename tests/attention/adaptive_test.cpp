@@ -261,6 +261,8 @@ TEST_CASE("the proposal's rule gives its windows, at the row's own position") {
   for (const double c : {0.0, 0.1, 0.5, 0.777, 1.0})
     for (const int t : {0, 4095, 4096, 5119, 5120, 9000, 12288, 40000})
       CHECK(window(c, t) == std::clamp(512 + int(1.5 * c * 1024) - std::max(0, t - 4096) / 1024 * 128, 512, 2048));
+  CHECK(window(std::nan(""), 40000) == 512);
+  CHECK(window(std::nan(""), 0) == 512);
   using Unscaled = attention::window::Proposal<512, 1024, 4096, 1024, 128, 100>;
   CHECK(Unscaled::size<512, 2048>(attention::WindowStreams<double>{}, 0, 0) == 1024);
 }

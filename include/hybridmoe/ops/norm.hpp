@@ -20,7 +20,7 @@ struct Strided {
   Index stride = 0;
 };
 
-/// What follows the normalisation. Null weight: gain 1. Null bias: none. `offset` 1 makes the gain 1 + weight.
+/// What follows the normalisation. Null weight: gain 1, and no bias. Null bias: none. `offset` 1 makes the gain 1 + weight.
 template <class T>
 struct Affine {
   const T* weight = nullptr;

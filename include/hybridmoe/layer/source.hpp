@@ -5,9 +5,8 @@
 /// and a tape, as a layer is. Its description has `template <class Env> struct Layer`, Env a SourceEnvironment, with
 ///
 ///   name                            constexpr std::string_view: where its tensors lie
-///   Parameters<T, Storage>, visit, State<T>, Tape<T>(arena, extent), workspace_bytes<T, Storage>(extent)   as in
-///   layer/layer.hpp;
-///                                   values of streams, and in training their gradients, lie in the tape
+///   Parameters<T, Storage>, visit, State<T>, Tape<T>(arena, extent), workspace_bytes<T, Storage>(extent)
+///                                   as in layer/layer.hpp; values of streams, and in training their gradients, lie in the tape
 ///   forward(call, p, input, x, states, tape)          reads streams of earlier sources in call.side; x [rows, width] holds the
 ///                                   embeddings and what earlier sources added; a source may add to it
 ///   streams(tape, rows, side)       sets the source's streams in `side`: where the tape holds their values and gradients

@@ -7,8 +7,8 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 
-/// loss[row] = log Σ e^z − z[target] in nats (0 where target < 0); where `scale` is not zero the logits become scale·∂loss/∂z.
-/// One item: one row.
+/// loss[row] = log Σ e^z − z[target] in nats (0 where target < 0). The logits become scale·∂loss/∂z; with `scale` 0 they are used
+/// up, and what they hold afterwards means nothing. One item: one row.
 template <class T, Index vocab>
 struct CrossEntropy {
   T* logits;  ///< [rows, vocab]

@@ -256,6 +256,44 @@ TEST_CASE("Scores that are not numbers break no bound") {
   bench.forward(test::numbers(5 * width, 2), [&](const auto& choice, const auto&, const auto&) {
     for (Index i = 0; i < 15; ++i) CHECK((-1 <= choice.expert[i] && choice.expert[i] < 6));
   });
+  // Nor the cap, wherever the NaN stands among the scores.
+  tensors = random_tensors<Layer>(3, 1);
+  std::fill(tensors["knots"].begin(), tensors["knots"].end(), -100.0);
+  test::Streams streams;
+  streams.budget = {0, 0.25, 0.5, 0.75, 1};
+  const auto x = test::numbers(5 * width, 2);
+  for (std::size_t e = 0; e < 6; ++e) {
+    auto wrong = tensors;
+    wrong["bias"][e] = std::nan("");
+    bench.take(wrong);
+    bench.take(streams);
+    bench.forward(x, [&](const auto& choice, const auto&, const auto&) {
+      for (Index row = 0; row < 5; ++row) {
+        const Index* const list = choice.expert + row * 3;
+        const auto count = std::count_if(list, list + 3, [](Index chosen) { return chosen >= 0; });
+        CHECK(static_cast<double>(count) <= test::budget_experts(streams.beta(row), 3));
+      }
+    });
+  }
+}
+
+TEST_CASE("A decision that is not a number gives no experts, and its neighbours what they had") {
+  using Layer = Bound<router::DynamicOptions{.semantic = 0}, 6, 3>;
+  const auto tensors = random_tensors<Layer>(3, 1);
+  const auto x = test::numbers(5 * width, 2);
+  test::Streams streams{.decision_width = 9};
+  streams.decisions.assign(5 * 9, 1.0);
+  Bench<Layer, float> sound(5), bench(5);
+  sound.take(tensors);
+  bench.take(tensors);
+  sound.take(streams);
+  streams.decisions[2 * 9 + hm::Decision::experts] = std::nan("");
+  bench.take(streams);
+  sound.forward(x, [&](const auto& expected, const auto&, const auto&) {
+    bench.forward(x, [&](const auto& choice, const auto&, const auto&) {
+      for (Index i = 0; i < 15; ++i) CHECK(choice.expert[i] == (i / 3 == 2 ? -1 : expected.expert[i]));
+    });
+  });
 }
 
 TEST_CASE("What the rules of the controlled values read: load and missing experts") {

@@ -3,9 +3,12 @@
 /// The chunked scan's gradients. With dS′ the gradient by the matrix at a chunk's end, S the matrix at its begin,
 /// E_ij = e^{L_i−L_j}, w_j = e^{L_end−L_j} Δ_j, sums over j ≤ i of one chunk:
 ///
-///   dM_ij = dy_i·x_j                               ds_ij = Σ_heads dM_ij E_ij Δ_j          (s_ij = C_i·B_j, M_ij = s_ij E_ij
-///   Δ_j) dx_j  = Σ_i M_ij dy_i + D dy_j + w_j dS′ᵀ B_j    dC_i = Σ_j ds_ij B_j + Σ_heads e^{L_i} S dy_i dB_j  = Σ_i ds_ij C_i +
-///   Σ_heads w_j dS′ x_j      dS  = e^{L_end} dS′ + Σ_i e^{L_i} C_i ⊗ dy_i
+///   s_ij  = C_i·B_j                          M_ij = s_ij E_ij Δ_j
+///   dM_ij = dy_i·x_j                         ds_ij = Σ_heads dM_ij E_ij Δ_j
+///   dx_j  = Σ_i M_ij dy_i + D dy_j + w_j dS′ᵀ B_j
+///   dC_i  = Σ_j ds_ij B_j + Σ_heads e^{L_i} S dy_i
+///   dB_j  = Σ_i ds_ij C_i + Σ_heads w_j dS′ x_j
+///   dS    = e^{L_end} dS′ + Σ_i e^{L_i} C_i ⊗ dy_i
 ///
 /// and the derivatives by Δ and L beside them. The matrices' gradients come first, a head of a sequence an item, last chunk
 /// first; then every group of every chunk is an item of its own that walks its heads in order.

@@ -303,27 +303,27 @@ struct ScanGradientKernel {
   }
 };
 
-/// One item for all: sums over chunks and rows in order.
+/// One item: a head. Its sums over chunks and rows, in order.
 template <class T, class Sizes>
 struct ScanSumKernel {
   using Chunk = ScanChunk<Sizes::chunk>;
   Batch batch;
   const T* partials;
   ScanGradient<T> gradient;
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index h) const {
+    T decay_log = gradient.decay_log[h], skip = gradient.skip[h], step_bias = gradient.step_bias[h];
     for (Index s = 0; s < batch.sequences; ++s) {
       const Index chunks = divide_up(batch.begin[s + 1] - batch.begin[s], Sizes::chunk);
       for (Index k = 0; k < chunks; ++k) {
         const T* const partial = partials + Chunk::slot(batch, s, k) * 2 * Sizes::heads;
-        for (int h = 0; h < Sizes::heads; ++h) {
-          gradient.decay_log[h] += partial[h];
-          gradient.skip[h] += partial[Sizes::heads + h];
-        }
+        decay_log += partial[h];
+        skip += partial[Sizes::heads + h];
       }
     }
-    for (Index row = 0; row < batch.rows; ++row) {
-      for (int h = 0; h < Sizes::heads; ++h) gradient.step_bias[h] += gradient.step[row * gradient.step_stride + h];
-    }
+    for (Index row = 0; row < batch.rows; ++row) step_bias += gradient.step[row * gradient.step_stride + h];
+    gradient.decay_log[h] = decay_log;
+    gradient.skip[h] = skip;
+    gradient.step_bias[h] = step_bias;
   }
 };
 
@@ -348,7 +348,7 @@ HYBRIDMOE_FUNCTION void scan_backward(const Space& space, Arena arena, const Bat
   space.each(batch.sequences * chunks * Sizes::groups,
              ScanGradientKernel<T, Sizes>{batch, input, chunks, tape.scores, tape.matrix, scratch.carried, dy, gradient,
                                           scratch.items, scratch.partials});
-  space.each(1, ScanSumKernel<T, Sizes>{batch, scratch.partials, gradient});
+  space.each(Sizes::heads, ScanSumKernel<T, Sizes>{batch, scratch.partials, gradient});
 }
 
 }  // namespace hybridmoe::ops

@@ -337,6 +337,23 @@ TEST_CASE("At full budget the stand-in is gone, and not computed") {
   });
 }
 
+TEST_CASE("A row that is not a number leaves the others alone") {
+  // The stand-in finds h of row r at place r, which holds while every row goes through the first slice.
+  constexpr Index rows = 12;
+  auto x = test::numbers(rows * width, 17);
+  Streams streams = random_streams(rows, 18);
+  Bench<Everything, float> bench(random_tensors<Everything>(19));
+  const auto before = bench.forward(streams, x);
+  x[3 * width + 1] = std::numeric_limits<double>::quiet_NaN();
+  streams.decisions[5 * 15 + hm::Decision::fields + hm::Decision::slices] = std::numeric_limits<double>::quiet_NaN();
+  const auto after = bench.forward(streams, x);
+  for (Index i = 0; i < rows * width; ++i) {
+    INFO("row " << i / width);
+    if (i / width == 3) CHECK(std::isnan(after[to_size(i)]));
+    if (i / width != 3 && i / width != 5) CHECK(after[to_size(i)] == before[to_size(i)]);
+  }
+}
+
 TEST_CASE("No learned value exceeds the cap of a budget, in experts, slices and FLOPs") {
   constexpr Index rows = 65;
   Streams streams;

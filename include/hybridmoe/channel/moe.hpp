@@ -65,7 +65,8 @@ struct Moe {
   struct Requirements {
     static_assert(!asked || counted, "channel::Moe needs at least one expert and a positive Experts::hidden");
     static_assert(!asked || !chosen || accepted(),
-                  "Experts::active: router::TopK gives every token equally many experts, so it must be one number");
+                  "Experts::active does not suit the router: router::TopK gives every token equally many experts and wants one "
+                  "number, router::Dynamic may give none and wants {0, most}");
     static_assert(!asked || !counted || chosen, "Experts::active must lie between 0 and Experts::count, with a positive maximum");
   };
 

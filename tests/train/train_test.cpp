@@ -130,7 +130,10 @@ train::Group unusual_groups(const std::string& name, const hm::Trait& trait) {
 
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
   double worst = 0;
-  for (std::size_t i = 0; i < b.size(); ++i) worst = std::fmax(worst, std::fabs(a[i] - b[i]));
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    const double off = std::fabs(a[i] - b[i]);
+    worst = off <= worst ? worst : off;  // fmax would pass over a NaN
+  }
   return worst;
 }
 

@@ -35,9 +35,13 @@ struct CrossEntropy {
       for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
     loss[row] = t < 0 ? 0.0 : static_cast<double>(math::log(lane[0])) - static_cast<double>(chosen);
     if (scale == T(0)) return;
-    const T factor = t < 0 ? T(0) : scale / lane[0];
+    if (t < 0) {
+      for (Index v = 0; v < vocab; ++v) z[v] = T(0);
+      return;
+    }
+    const T factor = scale / lane[0];
     for (Index v = 0; v < vocab; ++v) z[v] *= factor;
-    if (t >= 0) z[t] -= scale;
+    z[t] -= scale;
   }
 };
 

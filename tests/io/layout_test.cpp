@@ -77,7 +77,7 @@ TEST_CASE("our own files: equal names, equal types, several types in one list") 
 TEST_CASE("layouts of families to come: fused by head, packed experts, interleaved, unequal parts") {
   support::Directory directory;
   // A tensor of the file whose element at flat index i is i, so that values say where they came from.
-  std::vector<float> count(4096);
+  std::vector<float> count(10'000);
   for (std::size_t i = 0; i < count.size(); ++i) count[i] = static_cast<float>(i);
   const auto loaded = [&](const std::string& name, const Shape& theirs, const Tensors& ours, const Family& family) {
     io::SafetensorsWriter writer;
@@ -137,11 +137,9 @@ TEST_CASE("layouts of families to come: fused by head, packed experts, interleav
     // Long transposed runs go through a buffer in pieces.
     static constexpr io::Rule rules[] = {{.ours = "w.weight", .theirs = "w", .transposed = true}};
     Tensors ours;
-    ours.add("w.weight", {2000, 2});
-    std::vector<float> large(4000);
-    for (std::size_t i = 0; i < large.size(); ++i) large[i] = static_cast<float>(i);
-    loaded("w", shape({2, 2000}), ours, Family{.name = "transposed", .rules = rules});
-    CHECK(is_transposed(ours["w.weight"], 2000, 2, large, 2000, 0));
+    ours.add("w.weight", {5000, 2});  // more than twice the buffer's 2048 elements
+    loaded("w", shape({2, 5000}), ours, Family{.name = "transposed", .rules = rules});
+    CHECK(is_transposed(ours["w.weight"], 5000, 2, count, 5000, 0));
   }
 }
 

@@ -350,6 +350,10 @@ TEST_CASE("the C library's files serve where there is no POSIX") {
   char piece[3];
   REQUIRE(file->read(file->size() - 3, piece, 3));
   CHECK(std::string(piece, 3) == "ent");
+  // A rename that fails for whatever reason leaves the old file.
+  CHECK(system.rename((directory / "missing").c_str(), (directory / "file").c_str()) < 0);
+  CHECK(slurp(directory / "file") == new_text);
+  CHECK(directory.names().size() == 1);
   CHECK(!io::File::open(directory / "missing", system));
   CHECK(!io::AtomicFile::create(directory / "missing" + "/file", system));
   std::vector<io::File> many;

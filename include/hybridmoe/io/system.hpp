@@ -28,7 +28,7 @@ struct FileFacts {
 /// A file that is open: what System::open returned.
 using Handle = int;
 
-/// One virtual function for each call; none retries, loops or allocates.
+/// One virtual function for each call; none retries or loops.
 class System {
  public:
   virtual Handle open(const char* path, Access access) = 0;

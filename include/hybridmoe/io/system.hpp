@@ -43,6 +43,8 @@ class System {
   virtual int sync(Handle file) = 0;
   virtual int close(Handle file) = 0;
   virtual int rename(const char* from, const char* to) = 0;
+  /// Whether rename() and remove() work on a file that is open. Where they do not, AtomicFile closes it first.
+  virtual bool renames_open_files() const { return true; }
   virtual int remove(const char* path) = 0;
 
  protected:

@@ -70,6 +70,7 @@ class StdioSystem final : public System {
     std::remove(aside.c_str());
     return 0;
   }
+  bool renames_open_files() const override { return false; }  // Windows does not
   int remove(const char* path) override { return std::remove(path) == 0 ? 0 : fault(); }
 
  private:

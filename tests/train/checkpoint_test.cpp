@@ -208,8 +208,26 @@ TEST_CASE("numbers of a checkpoint are exact, and the same in every locale") {
   for (const double value : {0.0, -0.0, 1.0, 1e-3, 1.0 / 3, 5e-324, 1e-310, -2.2250738585072014e-308, 1.7976931348623157e308})
     again(value);
   for (const double n : test::numbers(1000, 9)) again(n), again(std::ldexp(n, static_cast<int>(300 * n)));
-  for (const char* bad : {"", "-", "0x", "0xp", "0x.p0", "0x1", "1p0", "0x1p", "0x1p+", "0x1p0 ", "0x1,8p0", "0x1.8.8p0", "0x-1p0",
-                          "0x1p1200", "0x1p99999999999999999999", "0x.8p-9223372036854775808", "0x123456789abcdefp0", "inf", "nan", "0xinfp0"}) {
+  for (const char* bad : {"",
+                          "-",
+                          "0x",
+                          "0xp",
+                          "0x.p0",
+                          "0x1",
+                          "1p0",
+                          "0x1p",
+                          "0x1p+",
+                          "0x1p0 ",
+                          "0x1,8p0",
+                          "0x1.8.8p0",
+                          "0x-1p0",
+                          "0x1p1200",
+                          "0x1p99999999999999999999",
+                          "0x.8p-9223372036854775808",
+                          "0x123456789abcdefp0",
+                          "inf",
+                          "nan",
+                          "0xinfp0"}) {
     INFO(bad);
     double read = 0;
     CHECK_FALSE(parse_exact(bad, read));
@@ -242,6 +260,17 @@ TEST_CASE("files that are no checkpoints are refused") {
   refuses(trainer.value(), directory / "empty", hm::Code::file_damaged, {});
   REQUIRE(io::save_weights(model, directory / "weights"));
   refuses(trainer.value(), directory / "weights", hm::Code::file_mismatch, {"not a training checkpoint"});
+  // What a message quotes of a file cannot steer a terminal, or fill it.
+  io::SafetensorsWriter writer;
+  writer.metadata("checkpoint", "\x1B[2J" + std::string(100'000, 'x'));
+  REQUIRE(writer.write(directory / "odd"));
+  refuses(trainer.value(), directory / "odd", hm::Code::file_mismatch, {"\"\\u001b[2Jxxx"});
+  CHECK(io::load_checkpoint(*trainer, directory / "odd").error().message().size() < 1000);
+  writer.metadata("checkpoint", io::checkpoint_detail::format);
+  writer.metadata("batch", "\x1B[2J\"" + std::string(100'000, 'x'));
+  REQUIRE(writer.write(directory / "odd"));
+  refuses(trainer.value(), directory / "odd", hm::Code::file_mismatch, {"batch: the checkpoint has \\u001b[2J\\\"xxx"});
+  CHECK(io::load_checkpoint(*trainer, directory / "odd").error().message().size() < 20'000);
 }
 
 TEST_CASE("a damaged checkpoint is refused, wherever it is damaged, and left alone") {

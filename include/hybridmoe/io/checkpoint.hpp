@@ -184,6 +184,12 @@ Status save(const train::TrainerCore<Language, T, Space>& trainer, const Identit
   return writer.write(std::move(path), Checksums::whole_file, system);
 }
 
+/// A file's text for a message: as in_quotes(), without the quotes.
+inline std::string readable(std::string_view text) {
+  std::string clean = in_quotes(text, 1000).substr(1);
+  return clean.erase(clean.rfind('"'), 1);
+}
+
 /// Whether a file belongs to a run with the same settings; an error lists those that differ, and tensors that do not fit.
 template <class Language, class T, class Space>
 Status same_run(const SafetensorsFile& file, const TensorList& list, const train::TrainerCore<Language, T, Space>& trainer,
@@ -193,7 +199,7 @@ Status same_run(const SafetensorsFile& file, const TensorList& list, const train
     const std::string_view stored = file.metadata(name).value_or("(absent)");
     if (stored == value) continue;
     if (name == description_key && !same_compiler(stored, value)) continue;
-    differences += std::string(name) + ": the checkpoint has " + std::string(stored) + ", this run " + value + "\n";
+    differences += std::string(name) + ": the checkpoint has " + readable(stored) + ", this run " + value + "\n";
   }
   if (differences.empty()) return Done{};
   Result<std::vector<FileTensor>> layout = file_layout(list, own_names);
@@ -214,7 +220,7 @@ Status load(train::TrainerCore<Language, T, Space>& trainer, const Identity& mod
     return Error{.code = Code::file_mismatch,
                  .what = "this is not a training checkpoint of this version",
                  .where = file.path(),
-                 .detail = "its \"checkpoint\" entry is \"" + std::string(file.metadata("checkpoint").value_or("")) + "\""};
+                 .detail = "its \"checkpoint\" entry is " + in_quotes(file.metadata("checkpoint").value_or(""))};
   Buffers<T> host(trainer.model().size());
   const auto list = host.template list<Language, TensorList, T>(trainer.model().layout());
   if (Status same = same_run(file, list, trainer, model); !same) return same;

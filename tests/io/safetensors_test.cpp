@@ -362,6 +362,30 @@ TEST_CASE("with a checksum, no flipped bit and no cut goes unnoticed") {
   CHECK(unnoticed == 0);
 }
 
+TEST_CASE("two flipped bits do not hide each other from the checksum") {
+  support::Random random(6);
+  unsigned char text[96];
+  for (unsigned char& byte : text) byte = static_cast<unsigned char>(random());
+  const auto sum = [&] {
+    io::Checksum checksum;
+    checksum.add(text, sizeof text);
+    return checksum.value();
+  };
+  const std::uint64_t sound = sum();
+  const auto flip = [&](std::size_t bit) { text[bit / 8] = static_cast<unsigned char>(text[bit / 8] ^ (1u << bit % 8)); };
+  Index unnoticed = 0;
+  for (std::size_t a = 0; a < 8 * sizeof text; ++a) {
+    flip(a);
+    for (std::size_t b = 0; b < a; ++b) {
+      flip(b);
+      unnoticed += sum() == sound;
+      flip(b);
+    }
+    flip(a);
+  }
+  CHECK(unnoticed == 0);
+}
+
 TEST_CASE("the checksum does not depend on how its input is cut") {
   support::Random random(4);
   std::string text;

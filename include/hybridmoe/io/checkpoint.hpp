@@ -17,7 +17,7 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 
 namespace checkpoint_detail {
 
-inline constexpr std::string_view format = "hybridmoe checkpoint 2";
+inline constexpr std::string_view format = "hybridmoe checkpoint 3";
 
 /// All of a flat buffer's tensors as a list, names after `prefix`.
 template <class Language, class T, class List>

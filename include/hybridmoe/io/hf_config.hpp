@@ -305,9 +305,10 @@ inline Result<HfConfig> parse_hf_config(std::string_view text, std::string where
                .detail = in_quotes(config.family)};
 }
 
-/// Reads a config.json.
+/// Reads a config.json of at most 1 MiB. (Published ones have some kilobytes; nlohmann-json makes 70 bytes of memory out of one
+/// of the worst, and nobody's file should take a gigabyte.)
 inline Result<HfConfig> read_hf_config(std::string path, System& system = default_system()) {
-  constexpr Index most = Index{1} << 24;
+  constexpr Index most = Index{1} << 20;
   const Result<HeapArray<char>> text = read_file(path, most, system);
   if (!text) return text.error();
   return parse_hf_config({text->data(), to_size(text->size())}, std::move(path));

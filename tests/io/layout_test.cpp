@@ -27,6 +27,10 @@ Source interleaved(Source source, const Match& match, const Shape&) {
   source.stride = 2;
   return source;
 }
+Source stacked(Source source, const Match& match, const Shape&) {
+  source.slab = match.numbers[0][0] - '0';
+  return source;
+}
 Source beyond(Source source, const Match&, const Shape&) {
   source.first = 3;
   return source;
@@ -148,7 +152,8 @@ TEST_CASE("parts that do not fit together are a fault of the family, not a crash
                                        {.ours = "b", .theirs = "x", .before = {"a"}},
                                        {.ours = "c", .theirs = "x"},
                                        {.ours = "d", .theirs = "y", .place = beyond},
-                                       {.ours = "e", .theirs = "z", .unit_axis = 0}};
+                                       {.ours = "e", .theirs = "z", .unit_axis = 0},
+                                       {.ours = "s.#", .theirs = "s", .place = stacked}};
   const Family family{.name = "broken", .rules = rules};
   const auto fits = [&](const char* one, std::initializer_list<Index> first, const char* two,
                         std::initializer_list<Index> second) {
@@ -162,6 +167,14 @@ TEST_CASE("parts that do not fit together are a fault of the family, not a crash
   CHECK(!fits("a", {2, 3}, "b", {4}));
   CHECK(!fits("a", {}, "b", {}));
   CHECK(!fits("a", {2}, "d", {2}));
+  // Two of ours at the same place, so that the file's other rows belong to nobody.
+  CHECK(!fits("a", {2, 3}, "c", {2, 3}));
+  // One matrix of a stack twice, or one of another height, or one missing.
+  CHECK(fits("s.0", {2, 3}, "s.1", {2, 3}));
+  CHECK(!fits("s.0", {2, 3}, "s.1", {1, 3}));
+  CHECK(!fits("s.1", {1, 3}, "s.0", {2, 3}));
+  CHECK(!fits("s.0", {2, 3}, "s.2", {2, 3}));
+  CHECK(!fits("s.1", {2, 3}, "s.2", {2, 3}));
   CHECK(!fits("a", {2}, "e", {1, 1, 1, 1, 1, 1, 1, 1}));
   CHECK(fits("a", {2}, "e", {1, 1, 1, 1, 1, 1, 1}));
 }

@@ -41,6 +41,12 @@ static_assert(hm::Account<hm::zoo::HybridPico>::capped_flops(256, 0.5) < hm::Acc
 constexpr double half = hm::Account<hm::zoo::HybridPico>::budget_for(0.6, 256);
 static_assert(hm::Account<hm::zoo::HybridPico>::capped_flops(256, half) <=
               0.6 * hm::Account<hm::zoo::HybridPico>::capped_flops(256, 1));
+// Ids of a large vocabulary are not bytes.
+template <hm::zoo::HybridSizes sizes>
+using Estimator = typename hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{}>::Estimator;
+static_assert(std::is_same_v<Estimator<hm::zoo::hybrid_nano>, hm::control::Complexity<>>);
+static_assert(std::is_same_v<Estimator<hm::zoo::hybrid_small>,
+                             hm::control::Complexity<hm::control::ComplexityOptions{}, hm::control::NoClasses>>);
 // Every letter of the headline pattern, as a type.
 struct Headline : hm::zoo::HybridModel<hm::zoo::hybrid_pico, hm::Pattern<"GLLLMLLLGMLLLG">> {};
 static_assert(Headline::layer_count == 14);

@@ -47,6 +47,13 @@ using Estimator = typename hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{}>::
 static_assert(std::is_same_v<Estimator<hm::zoo::hybrid_nano>, hm::control::Complexity<>>);
 static_assert(std::is_same_v<Estimator<hm::zoo::hybrid_small>,
                              hm::control::Complexity<hm::control::ComplexityOptions{}, hm::control::NoClasses>>);
+// What sizes leave out, parts do not bring back.
+constexpr hm::zoo::HybridSizes without_stand_in = [] {
+  hm::zoo::HybridSizes s = hm::zoo::hybrid_pico;
+  s.shared.stand_in = false;
+  return s;
+}();
+static_assert(!hm::zoo::HybridTypes<without_stand_in, hm::zoo::HybridParts{}>::shared.stand_in);
 // Every letter of the headline pattern, as a type.
 struct Headline : hm::zoo::HybridModel<hm::zoo::hybrid_pico, hm::Pattern<"GLLLMLLLGMLLLG">> {};
 static_assert(Headline::layer_count == 14);

@@ -85,7 +85,7 @@ struct HybridTypes {
   static constexpr channel::SharedPlus shared{.hidden = s.shared.hidden,
                                               .slices = parts.elastic ? s.shared.slices : 1,
                                               .modulation = parts.modulation ? s.shared.modulation : 0,
-                                              .stand_in = parts.stand_in,
+                                              .stand_in = s.shared.stand_in && parts.stand_in,
                                               .distil = s.shared.distil};
   using Router = router::Dynamic<router::DynamicOptions{.target = s.nominal,
                                                         .semantic = parts.semantic ? 32 : 0,

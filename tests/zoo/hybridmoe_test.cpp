@@ -145,6 +145,16 @@ TEST_CASE("HybridMoE gives a row the same bits in training, in chunks and packed
   }
 }
 
+TEST_CASE("recomputing HybridMoE's activations changes no bit of its gradient") {
+  const std::vector<float> parameters = test::lively_parameters<Small, float>(3);
+  test::TrainingRun<Small, float> kept({97, 1, 40}, 5), again = kept;
+  kept.run(parameters, {.dropout = 0.1f});
+  again.run(parameters, {.recompute = true, .dropout = 0.1f});
+  CHECK(kept.loss == again.loss);
+  CHECK(test::same_bits(kept.gradient.data(), again.gradient.data(), hm::to_index(kept.gradient.size())));
+  CHECK(again.bytes_used < kept.bytes_used);
+}
+
 TEST_CASE("no output of HybridMoE depends on a later token") {
   const std::vector<float> parameters = test::lively_parameters<Small, float>(3);
   test::TrainingRun<Small, float> run({120}, 6);

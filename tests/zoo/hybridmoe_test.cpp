@@ -218,6 +218,24 @@ TEST_CASE("the whole of HybridMoE's gradient is the derivative of its loss") {
   CHECK(skipped < looked_at / 3);
 }
 
+TEST_CASE("twins that spend the same learn nothing from each other, and the head goes over every row once") {
+  const std::vector<double> parameters = test::lively_parameters<Small, double>(4);
+  // Two sequences, each twice, in pieces of the head that end within the twins, and one without a twin.
+  test::TrainingRun<Small, double> run({150, 150, 150, 150, 7}, 7);
+  for (auto* const ids : {&run.tokens, &run.targets}) std::copy_n(ids->begin(), 300, ids->begin() + 300);
+  run.run(parameters, {.auxiliary = 0});
+  const double loss = run.loss;
+  const std::vector<double> gradient = run.gradient;
+  run.run(parameters, {.auxiliary = 0, .twins = {.span = {0, 300, 300}, .weight = 3}});
+  CHECK(std::fabs(run.loss - loss) < 1e-12);
+  double off = 0, size = 0;
+  for (std::size_t i = 0; i < gradient.size(); ++i) {
+    off = std::fmax(off, std::fabs(run.gradient[i] - gradient[i]));
+    size = std::fmax(size, std::fabs(gradient[i]));
+  }
+  CHECK(off <= 1e-12 * size);
+}
+
 TEST_CASE("taken-back tokens leave no trace, and copies go on alike") {
   const auto model = model_of<float, Packed>(test::lively_parameters<Small, float>(8));
   auto session = hm::generate::Session<std::remove_const_t<decltype(model)>>::create(model, {.sequences = 3});

@@ -32,7 +32,8 @@ namespace check_model {
 
 template <LanguageSizes sizes>
 struct NoSize {
-  static_assert(possible<got<sizes.width>>, "LanguageSizes::vocab, width, context and chunk must be positive");
+  static_assert(possible<got<sizes.width>>,
+                "LanguageSizes::vocab, width, context and chunk must be positive, rewind must not be negative");
 };
 template <class Option>
 struct ForeignOption {
@@ -55,7 +56,7 @@ constexpr auto sources(Sources<Descriptions...>) {
 /// All questions about a model's parts, cheapest first.
 template <LanguageSizes sizes, class Pattern, class Final, class Sources, class... Slots>
 constexpr auto model() {
-  if constexpr (!(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0)) {
+  if constexpr (!(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0 && sizes.rewind >= 0)) {
     return Is<NoSize<sizes>>{};
   } else if constexpr (Pattern::period_size == 0) {
     return Is<EmptyPattern<Pattern>>{};

@@ -75,6 +75,21 @@ struct Block {
   struct Layer;
 };
 
+/// The most forward FLOPs of one token at a budget, of a part L. One that does not say so itself has no choice, and its
+/// flops_per_token is a mean over the positions of a sequence: the last token, which sees the most, costs the difference of two
+/// sums.
+template <class L>
+constexpr double most_flops(Index context, double budget) {
+  if constexpr (requires { L::capped_flops(context, budget); }) {
+    return static_cast<double>(L::capped_flops(context, budget));
+  } else {
+    const double mean = L::flops_per_token(context).forward;
+    if (context < 2) return mean;
+    const double rest = static_cast<double>(context - 1);
+    return mean + rest * (mean - L::flops_per_token(context - 1).forward);
+  }
+}
+
 /// The layer where a block has no channel mixer or no norm after one: takes no room, does nothing.
 struct AbsentLayer {
   template <class T, class Storage>
@@ -288,22 +303,15 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
   static constexpr Flops flops_per_token(Index context) {
     return norm_flops(context) + MixerLayer::flops_per_token(context) + ChannelLayer::flops_per_token(context);
   }
-  /// The most forward FLOPs of a token at a budget: those of parts that do not depend on budgets as they are.
+  /// The most forward FLOPs of a token at a budget.
   static constexpr double capped_flops(Index context, double budget) {
-    return norm_flops(context).forward + capped<MixerLayer>(context, budget) + capped<ChannelLayer>(context, budget);
+    return norm_flops(context).forward + most_flops<MixerLayer>(context, budget) + most_flops<ChannelLayer>(context, budget);
   }
 
  private:
   static constexpr Flops norm_flops(Index context) {
     const Flops norm = NormLayer::flops_per_token(context);
     return (two_norms ? norm + norm : norm) + PostLayer::flops_per_token(context) + ChannelPostLayer::flops_per_token(context);
-  }
-  template <class L>
-  static constexpr double capped(Index context, double budget) {
-    if constexpr (requires { L::capped_flops(context, budget); })
-      return L::capped_flops(context, budget);
-    else
-      return L::flops_per_token(context).forward;
   }
 
   /// The parameters of norm L, which `member` is, or stands for where they are none.

@@ -10,6 +10,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_floating_point.hpp>
 #include <hybridmoe/channel/hybrid_moe.hpp>
+#include <hybridmoe/channel/moe.hpp>
 #include <hybridmoe/exec/inline.hpp>
 #include <router/dynamic_reference.hpp>
 #include <router/routers.hpp>
@@ -376,6 +377,16 @@ TEST_CASE("No learned value exceeds the cap of a budget, in experts, slices and 
   }
   CHECK(broken == 0);
   CHECK(Everything::capped_flops(64, 0) < Everything::capped_flops(64, 0.5));
+}
+
+TEST_CASE("The cap of plain experts follows what their router obeys") {
+  using Asked = hm::channel::Moe<hm::Experts{.count = 6, .active = {0, 3}, .hidden = 10}, hm::router::Dynamic<>>::Layer<Env>;
+  using Always = hm::channel::Moe<hm::Experts{.count = 6, .active = 3, .hidden = 10}, hm::router::TopK<>>::Layer<Env>;
+  const double one = 2.0 * 3 * width * 10;
+  CHECK(Asked::capped_flops(64, 0) == Asked::RouterLayer::flops_per_token().forward);
+  CHECK(Asked::capped_flops(64, 0.5) == Asked::capped_flops(64, 0) + 2 * one);
+  CHECK(Asked::capped_flops(64, 1) == Asked::capped_flops(64, 0) + 3 * one);
+  CHECK(Always::capped_flops(64, 0) == Always::flops_per_token(64).forward);
 }
 
 TEST_CASE("The distillation's gradient goes to V, and nowhere else") {

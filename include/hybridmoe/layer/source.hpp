@@ -19,6 +19,7 @@
 ///
 /// In training, forward zeroes the gradients of the streams that it sets.
 
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/layer.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
@@ -146,11 +147,7 @@ struct SourceList<Env, First_, Others...> {
   }
   /// The most forward FLOPs of one token at budget β.
   static constexpr double capped_flops(Index context, double beta) {
-    const double rest = Rest::capped_flops(context, beta);
-    if constexpr (requires { First::capped_flops(context, beta); })
-      return First::capped_flops(context, beta) + rest;
-    else
-      return First::flops_per_token(context).forward + rest;
+    return most_flops<First>(context, beta) + Rest::capped_flops(context, beta);
   }
   static constexpr Index recurrent_elements = First::recurrent_elements + Rest::recurrent_elements;
   static constexpr Index cache_elements_per_token(Index context) {

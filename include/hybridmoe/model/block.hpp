@@ -5,6 +5,7 @@
 
 #include <hybridmoe/channel/nothing.hpp>
 #include <hybridmoe/core/options.hpp>
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/check.hpp>
 #include <hybridmoe/norm/rms_norm.hpp>
 #include <hybridmoe/ops/dropout.hpp>
@@ -74,21 +75,6 @@ struct Block {
   template <class Env>
   struct Layer;
 };
-
-/// The most forward FLOPs of one token at a budget, of a part L. One that does not say so itself has no choice, and its
-/// flops_per_token is a mean over the positions of a sequence: the last token, which sees the most, costs the difference of two
-/// sums.
-template <class L>
-constexpr double most_flops(Index context, double budget) {
-  if constexpr (requires { L::capped_flops(context, budget); }) {
-    return static_cast<double>(L::capped_flops(context, budget));
-  } else {
-    const double mean = L::flops_per_token(context).forward;
-    if (context < 2) return mean;
-    const double rest = static_cast<double>(context - 1);
-    return mean + rest * (mean - L::flops_per_token(context - 1).forward);
-  }
-}
 
 /// The layer where a block has no channel mixer or no norm after one: takes no room, does nothing.
 struct AbsentLayer {

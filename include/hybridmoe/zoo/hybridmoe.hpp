@@ -59,7 +59,8 @@ struct HybridParts {
 };
 
 /// The types that a HybridMoE is made of.
-/// @tparam Classes  what ids mean to the estimator (control/classes.hpp). Only of bytes, with some tokens of one's own behind them,
+/// @tparam Classes  what ids mean to the estimator (control/classes.hpp). Only of bytes, with some tokens of one's own behind
+/// them,
 ///                  can it be known here: a larger vocabulary has no syntax unless its type is given.
 template <HybridSizes s, HybridParts parts,
           class Classes = std::conditional_t<s.vocab <= 512, control::ByteClasses, control::NoClasses>>

@@ -130,6 +130,13 @@ TEST_CASE("logits that are not finite are never chosen") {
     const auto refused = sampler(std::span<const double>(broken), {}, {.temperature = temperature}, 0, 0);
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code == hm::Code::not_finite);
+    const Tokens all{0, 1, 2};
+    for (const double penalty : {0.5, 1.5}) {
+      const auto penalised =
+          sampler(std::span<const double>(broken), all, {.temperature = temperature, .repetition_penalty = penalty}, 0, 0);
+      REQUIRE_FALSE(penalised);
+      CHECK(penalised.error().code == hm::Code::not_finite);
+    }
     CHECK(*sampler(std::span<const double>(one), {}, {.temperature = temperature}, 0, 0) == 1);
   }
 }

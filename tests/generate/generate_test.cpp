@@ -288,6 +288,35 @@ TEST_CASE("a fork goes on as its origin would have, and leaves it alone") {
   CHECK(Tokens(session->history(2).begin(), session->history(2).end()) == expected);
 }
 
+TEST_CASE("a snapshot is put back as it was taken, and one that cannot be is refused") {
+  const Tokens start = text(20, 41), more = text(9, 42);
+  auto session = Session::create(talker(), {.sequences = 2});
+  REQUIRE(session);
+  REQUIRE(session->feed(0, start));
+  const generate::Snapshot taken = session->snapshot(0);
+  const auto refuses = [&](auto change) {
+    generate::Snapshot changed = taken;
+    change(changed);
+    const hm::Status outcome = session->restore(1, changed);
+    REQUIRE_FALSE(outcome);
+    CHECK(outcome.error().code == hm::Code::bad_argument);
+    CHECK(session->length(1) == 0);
+  };
+  refuses([](generate::Snapshot& s) { s.state.pop_back(); });
+  refuses([](generate::Snapshot& s) { s.logits.pop_back(); });
+  refuses([](generate::Snapshot& s) { s.history.resize(49); });
+  refuses([](generate::Snapshot& s) { s.history[3] = 61; });
+  refuses([](generate::Snapshot& s) { s.history[3] = -1; });
+  refuses([](generate::Snapshot& s) { s.furthest = 19; });
+  refuses([](generate::Snapshot& s) { s.furthest = 49; });
+  CHECK_FALSE(session->restore(2, taken));
+  REQUIRE(session->restore(1, taken));
+  REQUIRE(session->feed(1, more));
+  Tokens expected = start;
+  expected.insert(expected.end(), more.begin(), more.end());
+  CHECK(copy(session->logits(1)) == alone(expected));
+}
+
 TEST_CASE("a call that fails changes nothing") {
   const Tokens start = text(44, 6), more = text(3, 7), many = text(5, 8);
   auto session = Session::create(talker(), {.sequences = 3});

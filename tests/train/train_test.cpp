@@ -130,7 +130,10 @@ train::Group unusual_groups(const std::string& name, const hm::Trait& trait) {
 
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
   double worst = 0;
-  for (std::size_t i = 0; i < b.size(); ++i) worst = std::fmax(worst, std::fabs(a[i] - b[i]));
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    const double difference = std::fabs(a[i] - b[i]);
+    worst = difference <= worst ? worst : difference;  // a NaN stays
+  }
   return worst;
 }
 
@@ -432,6 +435,15 @@ TEST_CASE("a model learns a tiny text by heart") {
   CHECK(trainer->steps_done() == 80);
   CHECK(report->tokens == 80 * 4 * 64);
   CHECK(trainer->evaluate() < 0.1);
+}
+
+TEST_CASE("the progress line holds any loss, and tells the time left of a run that goes on") {
+  const train::Progress progress(2e6, 1e9);
+  CHECK(progress.line(10, 100, 1.25, 5000, 20) == "step 10/100  loss 1.2500  250 tokens/s  50% of peak  180 s left");
+  // Ten steps took the 20 seconds, not 910, and 90 are left.
+  CHECK(progress.line(910, 1000, 1.25, 5000, 20, 900).ends_with("  180 s left"));
+  CHECK(progress.line(1, 2, 1e300, 5000, 20) == "step 1/2  loss 1e+300  250 tokens/s  50% of peak  20 s left");
+  CHECK(train::Progress(1).line(0, 5, 2, 0, 0) == "step 0/5  loss 2.0000  0 tokens/s  0 s left");
 }
 
 TEST_CASE("an interrupt ends training between two steps; a time ends it about then") {

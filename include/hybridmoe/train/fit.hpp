@@ -60,7 +60,7 @@ Result<FitReport> fit(TrainerCore<Language, T, Space>& trainer, const FitOptions
     const Index steps = trainer.options().schedule.steps;
     const Index every = options.validate_every > 0 ? options.validate_every : larger(1, steps / 10);
     if (done % every == 0 || done == steps) report.curve.add_validation(step->step, trainer.evaluate(options.validation_windows));
-    if (options.progress) progress.show(done, steps, step->loss, static_cast<double>(report.tokens), watch.seconds());
+    if (options.progress) progress.show(done, steps, step->loss, static_cast<double>(report.tokens), watch.seconds(), first);
   }
   if (options.progress) progress.done();
   report.seconds = watch.seconds();

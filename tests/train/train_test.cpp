@@ -437,6 +437,55 @@ TEST_CASE("a model learns a tiny text by heart") {
   CHECK(trainer->evaluate() < 0.1);
 }
 
+TEST_CASE("budgets are drawn by the shares that are promised, and twins differ in their budget only") {
+  train::Budgets budgets{.sampled = true, .least = 0.25};
+  const auto draw = [&](std::uint64_t micro, double progress) {
+    return train::BudgetDraw(budgets, hm::random::key_of(3), micro, 8, progress);
+  };
+  double uniform = 0, others = 0;
+  int spend_all = 0, rest = 0;
+  constexpr int draws = 1000;
+  for (std::uint64_t micro = 0; micro < draws; ++micro) {
+    const train::BudgetDraw single = draw(micro, 0.49);
+    REQUIRE(single.twins() == 0);
+    for (Index s = 0; s < 8; ++s) {
+      const train::Condition c = single.of(s);
+      REQUIRE(single.window(s) == s);
+      if (s % 4 == 0) REQUIRE(c.budget == 1);
+      if (s % 4 == 1) REQUIRE(c.budget == 0.25);
+      if (s % 4 > 1) {
+        REQUIRE(c.budget > 0.25);
+        REQUIRE(c.budget < 1);
+        uniform += c.budget / (4 * draws);
+      }
+      if (c.target == 1) {
+        ++spend_all;
+      } else {
+        others += c.target;
+        ++rest;
+      }
+    }
+    const train::BudgetDraw twins = draw(micro, 0.5);
+    REQUIRE(twins.twins() == 2);
+    for (Index pair = 0; pair < 2; ++pair) {
+      REQUIRE(twins.window(pair) == pair);
+      REQUIRE(twins.window(pair + 2) == pair);
+      REQUIRE(twins.of(pair).budget == 1);
+      REQUIRE(twins.of(pair).target == twins.of(pair + 2).target);
+      REQUIRE((twins.of(pair + 2).budget == 0.25) == twins.at_least(pair));
+    }
+    for (Index s = 4; s < 8; ++s) REQUIRE(twins.window(s) == s - 2);
+  }
+  CHECK(std::fabs(uniform - 0.625) < 0.02);  // of 4000 draws: a deviation is 0.0034
+  CHECK(std::abs(spend_all - 4000) < 200);   // of 8000: 45
+  CHECK(std::fabs(others / rest - 0.5) < 0.02);
+  // From 1 on means never, also in steps beyond the schedule's end.
+  budgets.twins_from = 1;
+  for (const double progress : {0.5, 1.0, 2.0}) CHECK(draw(0, progress).twins() == 0);
+  budgets = {.fixed = {0.5, 0.75}};
+  for (Index s = 0; s < 8; ++s) CHECK((draw(1, 0.9).of(s).budget == 0.5 && draw(1, 0.9).of(s).target == 0.75));
+}
+
 TEST_CASE("the progress line holds any loss, and tells the time left of a run that goes on") {
   const train::Progress progress(2e6, 1e9);
   CHECK(progress.line(10, 100, 1.25, 5000, 20) == "step 10/100  loss 1.2500  250 tokens/s  50% of peak  180 s left");

@@ -416,6 +416,19 @@ TEST_CASE("a trainer that cannot be is refused") {
   CHECK(refused(text, {.batch = 1, .length = 8, .dropout = 1}));
   CHECK(refused(text, {.batch = 1, .length = 8, .dropout = -0.1f}));
   CHECK(refused(text, {.batch = 1, .length = 8, .dropout = std::numeric_limits<float>::quiet_NaN()}));
+  // Numbers with which an update would silently make the parameters NaN, or clipping do nothing.
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const double beta : {-0.1, 1.0, nan}) {
+    CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.beta1 = beta}}));
+    CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.beta2 = beta}}));
+  }
+  for (const double epsilon : {0.0, -1e-8, nan}) CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.epsilon = epsilon}}));
+  for (const double bad : {-0.1, nan}) {
+    CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.weight_decay = bad}}));
+    CHECK(refused(text, {.batch = 1, .length = 8, .schedule = {.peak = bad}}));
+    CHECK(refused(text, {.batch = 1, .length = 8, .schedule = {.last = bad}}));
+    CHECK(refused(text, {.batch = 1, .length = 8, .clip = bad}));
+  }
   CHECK(refused(train::Text::bytes(std::string(30, '\1')).value(), {.batch = 1, .length = 8}));   // three bytes to validate on
   CHECK(refused(train::Text::bytes(std::string(1000, 'A')).value(), {.batch = 1, .length = 8}));  // 65 is beyond the vocabulary
   CHECK(refused(train::Text::bytes("").value(), {.batch = 1, .length = 8}));

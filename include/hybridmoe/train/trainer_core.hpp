@@ -157,6 +157,15 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
     return Error{Code::bad_argument, "Options::length must lie between 1 and the model's context", "training", options.length,
                  Language::context};
   if (!(options.dropout >= 0 && options.dropout < 1)) return Error{Code::bad_argument, "Options::dropout must lie in [0, 1)"};
+  const AdamW& o = options.optimizer;
+  if (!(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1))
+    return Error{Code::bad_argument, "Options::optimizer: beta1 and beta2 must lie in [0, 1)"};
+  if (!(static_cast<T>(o.epsilon) > T(0) && math::is_finite(o.epsilon) && o.weight_decay >= 0 && math::is_finite(o.weight_decay)))
+    return Error{Code::bad_argument, "Options::optimizer: epsilon must be positive and weight_decay not negative, both finite"};
+  if (!(options.clip >= 0)) return Error{Code::bad_argument, "Options::clip must not be negative (0 turns clipping off)"};
+  const Schedule& s = options.schedule;
+  if (!(s.peak >= 0 && math::is_finite(s.peak) && s.last >= 0 && math::is_finite(s.last)))
+    return Error{Code::bad_argument, "Options::schedule: peak and last must be finite numbers and not negative"};
   const Budgets& b = options.budgets;
   for (const double part : {b.fixed.budget, b.fixed.target, b.least, b.twins_from})
     if (!(part >= 0 && part <= 1))

@@ -384,22 +384,30 @@ TEST_CASE("a NaN in any tensor is reported with step and layer, and undone by me
   CHECK(trainer->step()->step == 5);
 }
 
-TEST_CASE("gradients that overflow are reported, with the first tensor that has them") {
+TEST_CASE("gradients that overflow are reported, with the first tensor that has them, and so is a norm that does") {
   const train::Text text = dense_text();
-  DenseModel model{hm::Seed{6}};
-  auto trainer = trainer_of(model, text, {.batch = 1, .length = 8});
-  Dense::visit<double, hm::Flat>(
-      [](const hm::Name& name, const hm::Trait&, auto& tensor) {
-        if (name.text() == "final_norm.weight") std::fill_n(tensor.data, tensor.size, 1e-300);  // logits as usual …
-        if (name.text() == "head.weight")
-          for (Index i = 0; i < tensor.size; ++i) tensor.data[i] *= 1e302;  // … but a gradient of the norm beyond all numbers
-      },
-      hm::Name{}, model.parameters());
-  const std::vector<double> before = state_of(*trainer);
-  const auto report = trainer->step();
-  REQUIRE_FALSE(report);
-  CHECK(report.error().code == hm::Code::not_finite);
-  CHECK(state_of(*trainer) == before);
+  struct Case {
+    double gain, head;
+    const char* where;
+  };
+  // Logits as usual, and a gradient of the norm's gain whose square, or which itself, is beyond all numbers.
+  for (const Case& c : {Case{1e-300, 1e300, "step 0, the gradient's norm"}, {1e-308, 8.5e307, "step 0, gradient of final_norm.weight"}}) {
+    DenseModel model{hm::Seed{6}};
+    auto trainer = trainer_of(model, text, {.batch = 1, .length = 1});
+    Dense::visit<double, hm::Flat>(
+        [&](const hm::Name& name, const hm::Trait&, auto& tensor) {
+          if (name.text() == "final_norm.weight") std::fill_n(tensor.data, tensor.size, c.gain);
+          if (name.text() == "head.weight")
+            for (Index i = 0; i < tensor.size; ++i) tensor.data[i] = i / Dense::width % 2 == 0 ? c.head : -c.head;
+        },
+        hm::Name{}, model.parameters());
+    const std::vector<double> before = state_of(*trainer);
+    const auto report = trainer->step();
+    REQUIRE_FALSE(report);
+    CHECK(report.error().code == hm::Code::not_finite);
+    CHECK(report.error().where == c.where);
+    CHECK(state_of(*trainer) == before);
+  }
 }
 
 TEST_CASE("a trainer that cannot be is refused") {

@@ -120,7 +120,7 @@ class TrainerCore {
   double run(bool learn, Index micro, const Twins& twins);
   double sum_of_squares();
   void update(const StepReport& report);
-  Error not_finite() const;
+  Error not_finite(const char* otherwise) const;
   std::string first_bad_tensor() const;
 
   Parameters* model_;
@@ -230,12 +230,12 @@ Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
         [&](Index b) { return text_->training_window(key(), number * options_.batch + draw.window(b), options_.length); });
     load_conditions([&](Index b) { return draw.of(b); });
     const double loss = run(true, micro, load_twins(draw)) / static_cast<double>(rows());
-    if (!math::is_finite(loss)) return not_finite();
+    if (!math::is_finite(loss)) return not_finite("the loss");
     report.loss += loss / static_cast<double>(options_.accumulate);
   }
   const double squares = sum_of_squares();
   report.gradient_norm = std::sqrt(squares);
-  if (!math::is_finite(squares)) return not_finite();
+  if (!math::is_finite(squares)) return not_finite("the gradient's norm");
   update(report);
   ++step_;
   return report;
@@ -388,9 +388,9 @@ void TrainerCore<Language, T_, Space_>::update(const StepReport& report) {
                                             errors_.template as<T>() + r.errors, model_->parameters() + r.begin});
 }
 
-/// Where it began: the first layer whose output is not finite, else the first tensor whose gradient is not.
+/// Where it began: the first layer whose output is not finite, else the first tensor whose gradient is not, else `otherwise`.
 template <class Language, class T_, class Space_>
-Error TrainerCore<Language, T_, Space_>::not_finite() const {
+Error TrainerCore<Language, T_, Space_>::not_finite(const char* otherwise) const {
   Error error{Code::not_finite,
               "training met a value that is not a finite number; parameters and optimizer are as before this step",
               numbered("step ", step_),
@@ -411,7 +411,7 @@ Error TrainerCore<Language, T_, Space_>::not_finite() const {
       }
   }
   const std::string tensor = first_bad_tensor();
-  error.where += tensor.empty() ? ", the loss" : ", gradient of " + tensor;
+  error.where += tensor.empty() ? std::string(", ") + otherwise : ", gradient of " + tensor;
   return error;
 }
 

@@ -10,6 +10,7 @@
 #include <hybridmoe/train/fit.hpp>
 #include <model/running.hpp>
 #include <support/allocations.hpp>
+#include <support/impossible_memory.hpp>
 #include <train/support.hpp>
 
 namespace hm = hybridmoe;
@@ -391,7 +392,8 @@ TEST_CASE("gradients that overflow are reported, with the first tensor that has 
     const char* where;
   };
   // Logits as usual, and a gradient of the norm's gain whose square, or which itself, is beyond all numbers.
-  for (const Case& c : {Case{1e-300, 1e300, "step 0, the gradient's norm"}, {1e-308, 8.5e307, "step 0, gradient of final_norm.weight"}}) {
+  for (const Case& c :
+       {Case{1e-300, 1e300, "step 0, the gradient's norm"}, {1e-308, 8.5e307, "step 0, gradient of final_norm.weight"}}) {
     DenseModel model{hm::Seed{6}};
     auto trainer = trainer_of(model, text, {.batch = 1, .length = 1});
     Dense::visit<double, hm::Flat>(
@@ -430,7 +432,8 @@ TEST_CASE("a trainer that cannot be is refused") {
     CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.beta1 = beta}}));
     CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.beta2 = beta}}));
   }
-  for (const double epsilon : {0.0, -1e-8, nan}) CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.epsilon = epsilon}}));
+  for (const double epsilon : {0.0, -1e-8, nan})
+    CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.epsilon = epsilon}}));
   for (const double bad : {-0.1, nan}) {
     CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.weight_decay = bad}}));
     CHECK(refused(text, {.batch = 1, .length = 8, .schedule = {.peak = bad}}));
@@ -440,6 +443,12 @@ TEST_CASE("a trainer that cannot be is refused") {
   CHECK(refused(train::Text::bytes(std::string(30, '\1')).value(), {.batch = 1, .length = 8}));   // three bytes to validate on
   CHECK(refused(train::Text::bytes(std::string(1000, 'A')).value(), {.batch = 1, .length = 8}));  // 65 is beyond the vocabulary
   CHECK(refused(train::Text::bytes("").value(), {.batch = 1, .length = 8}));
+  // More memory than there are addresses, and than an Index can count.
+  for (const int bits : {38, 45, 55, 62}) {
+    const auto trainer = train::Trainer<DenseModel>::create(model, text, {.batch = Index{1} << bits, .length = 8});
+    REQUIRE_FALSE(trainer);
+    CHECK(trainer.error().code == hm::Code::out_of_memory);
+  }
   CHECK_FALSE(train::Text::bytes("abc", 0));
   CHECK_FALSE(train::Text::bytes("abc", 1));
 }

@@ -94,15 +94,19 @@ class TrainerCore {
   void set_schedule(const Schedule& schedule) { options_.schedule = schedule; }
 
  protected:
-  /// Whether a trainer can be made of these; then made; then whether all its memory could be had.
+  /// Whether a trainer can be made of these; then the memory of its tapes; then the rest; then whether all of that could be had.
   static Status examine(const Parameters& model, const Text& text, const Options& options);
-  TrainerCore(Parameters& model, const Text& text, const Options& options);
+  static Result<exec::Buffer<Space>> reserve(const Parameters& model, const Options& options);
+  TrainerCore(Parameters& model, const Text& text, const Options& options, exec::Buffer<Space> arena);
   Status has_memory() const;
 
  private:
   Index rows() const { return options_.batch * options_.length; }
-  Index arena_bytes() const {
-    return Language::template training_bytes<T>(model_->layout(), Extent{rows(), options_.batch, true}, options_.recompute);
+  static Index arena_bytes(const Parameters& model, const Options& options, Index batch) {
+    return Language::template training_bytes<T>(model.layout(), Extent{batch * options.length, batch, true}, options.recompute);
+  }
+  static Error out_of_memory(Index bytes) {
+    return {Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset, bytes, {}};
   }
   random::Key key() const { return random::key_of(options_.seed); }
   /// Loads windows: `start` says where a sequence's begins.
@@ -181,14 +185,26 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
 }
 
 template <class Language, class T_, class Space_>
-TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& text, const Options& options)
+auto TrainerCore<Language, T_, Space_>::reserve(const Parameters& model, const Options& options) -> Result<exec::Buffer<Space>> {
+  constexpr Index beyond = Index{1} << 47;  // any machine's addresses
+  if (options.batch > beyond / arena_bytes(model, options, 1)) return out_of_memory(beyond);
+  // The largest piece first, so that a request that is out of all proportion ends here.
+  const Index bytes = arena_bytes(model, options, options.batch);
+  exec::Buffer<Space> arena(model.space(), bytes);
+  if (!arena) return out_of_memory(4 * model.size_bytes() + bytes);
+  return Result<exec::Buffer<Space>>(std::move(arena));
+}
+
+template <class Language, class T_, class Space_>
+TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& text, const Options& options,
+                                               exec::Buffer<Space> arena)
     : model_(&model),
       text_(&text),
       options_(options),
       gradient_(model.space(), model.size_bytes()),
       first_(model.space(), model.size_bytes()),
       second_(model.space(), model.size_bytes()),
-      arena_(model.space(), arena_bytes()),
+      arena_(std::move(arena)),
       indices_(model.space(), BatchPlan::index_count(rows(), options.batch) * static_cast<Index>(sizeof(Index))),
       tokens_(model.space(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t))),
       scalars_(model.space(), (2 + divide_up(model.size(), update_block)) * static_cast<Index>(sizeof(double))),
@@ -215,8 +231,7 @@ template <class Language, class T_, class Space_>
 Status TrainerCore<Language, T_, Space_>::has_memory() const {
   if (gradient_ && first_ && second_ && arena_ && indices_ && tokens_ && scalars_ && errors_ && conditions_ && twins_ && used_)
     return Done{};
-  return Error{Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset,
-               4 * model_->size_bytes() + arena_bytes()};
+  return out_of_memory(4 * model_->size_bytes() + arena_bytes(*model_, options_, options_.batch));
 }
 
 template <class Language, class T_, class Space_>

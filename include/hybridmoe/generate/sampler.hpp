@@ -40,7 +40,8 @@ class Sampler {
  public:
   explicit Sampler(Index vocab) : candidates_(to_size(vocab)), seen_(to_size(vocab)) {}
 
-  /// The next token, or an error if no logit is finite. `history`: the tokens so far (for the repetition penalty).
+  /// The next token, or an error if no logit is finite. `history`: the tokens so far (for the repetition penalty). `position`
+  /// numbers the choices of a sequence, whatever it counts.
   template <class T>
   Result<std::int32_t> operator()(std::span<const T> logits, std::span<const std::int32_t> history, const Sampling& options,
                                   std::uint64_t sequence, std::uint64_t position) {

@@ -10,8 +10,9 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::train {
 
 struct FitOptions {
-  double seconds = 0;             ///< > 0: choose the schedule's length so that training takes about this long
-  Index validate_every = 0;       ///< steps between validations; 0: ten times in all
+  double seconds =
+      0;  ///< > 0: choose the schedule's length so that a new run takes about this long; one that goes on keeps its own
+  Index validate_every = 0;       ///< steps between validations; 0: about ten times in all
   Index validation_windows = 16;  ///< windows of each of them
   const Interrupt* interrupt = nullptr;
   bool progress = true;

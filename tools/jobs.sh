@@ -3,6 +3,10 @@
 
 export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
+# What the jobs install (as `need` takes it): the usual ones, and the others besides.
+usual_packages=(g++=g++ make=make cmake=cmake ccache=ccache python3=python3 python3-venv ca-certificates xz-utils bzip2)
+more_packages=(clang++=clang libomp-dev clang-tidy=clang-tidy doxygen=doxygen)
+
 note() { printf '%s' "$*" > "$note"; }
 skip() { note "$*"; exit 77; }
 

@@ -104,6 +104,11 @@ job_documents() {
   doxygen docs/Doxyfile
 }
 
+job_benchmarks() {  # that they compile; what they measure is a matter of a quiet machine
+  tools/deps
+  build_preset release all arm_full
+}
+
 job_quickstart() { tools/quickstart --seconds 10; }
 
 job_cuda_build() {

@@ -61,7 +61,8 @@ job_build_cost() { tests/build_cost/run; }
 kills() {  # how many: the program saves, is killed while saving, and goes on from what it finds
   local programs=(build/kokkos-openmp/tests/*_kill_test)
   [ -x "${programs[0]}" ] || { echo "no tests/*/kill_test.cpp was built"; return 1; }
-  HYBRIDMOE_KILLS=$1 "${programs[0]}"
+  local program
+  for program in "${programs[@]}"; do HYBRIDMOE_KILLS=$1 "$program"; done
   note "$1 kills"
 }
 job_kills() { kills 20; }
@@ -91,6 +92,7 @@ job_tsan() {
   build_preset tsan tests_laws tests_kokkos
   local archer
   archer=$(find /usr/lib/llvm-*/lib -name libarcher.so | head -n 1)  # tells the sanitizer how OpenMP orders threads
+  [ -n "$archer" ] || { echo "libarcher.so, without which OpenMP's own ordering looks like races, is not there"; return 1; }
   HYBRIDMOE_TEST_SPACES="OpenMP Team" OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" run_tests tsan -L '^(laws|kokkos)$'
 }
 

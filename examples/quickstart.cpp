@@ -42,8 +42,10 @@ int main(int count, char** words) {
   if (const auto drawn = hm::io::write_file("loss.svg", report->curve.svg()); !drawn) return fail(drawn.error());
   std::printf("%s\n%s%.0f tokens/s, %.0f%% of peak\n", hm::describe<Small>().c_str(), report->curve.text().c_str(),
               report->tokens_per_second(), 100 * report->fraction_of_peak);
-  for (const double budget : {0.0, half, 1.0})
-    std::printf("validation at budget %.2f: %.3f bits per byte\n", budget, trainer->evaluate(0, {.budget = budget}) / std::log(2.0));
+  for (const double budget : {0.0, half, 1.0}) {
+    const double bits = trainer->evaluate(0, {.budget = budget}) / std::log(2.0);
+    std::printf("validation at budget %.2f: %.3f bits per byte\n", budget, bits);
+  }
   const auto packed = hm::pack(model);
   auto session = hm::generate::Session<decltype(packed)>::create(packed);
   const std::span prompt(text->tokens() + text->split(), 64);  // how the validation text begins

@@ -4,7 +4,6 @@
 // over its non-overlapping windows of 256 tokens.
 #include <cstring>
 #include <fstream>
-#include <iterator>
 
 #include <hybridmoe/kokkos.hpp>
 
@@ -44,8 +43,7 @@ int main(int count, char** words) {
   const int threads = std::atoi(option(count, words, "--threads", "2"));
   const Kokkos::ScopeGuard kokkos(Kokkos::InitializationSettings().set_num_threads(threads));
   using Space = hm::exec::On<Kokkos::DefaultExecutionSpace>;
-  std::ifstream file(option(count, words, "--text", "text.txt"), std::ios::binary);
-  const auto text = hm::train::Text::bytes(std::string(std::istreambuf_iterator<char>(file), {}));
+  const auto text = hm::train::Text::read(option(count, words, "--text", "text.txt"));
   if (!text) return fail(text.error());
 
   const auto seed = static_cast<std::uint64_t>(std::atoll(option(count, words, "--seed", "1")));

@@ -56,5 +56,5 @@ int main(int count, char** words) {
   const hm::train::Stopwatch watch;
   const auto written = hm::generate::generate(*session, {prompt, 400}, {.temperature = 0.9, .min_p = 0.05}, show);
   if (!written) return fail(written.error());
-  std::printf("\n\n%.0f tokens/s decoding\n", static_cast<double>(session->length(0)) / watch.seconds());
+  std::printf("\n\n%.0f tokens/s decoding\n", static_cast<double>(session->length(0) - 64) / watch.seconds());
 }

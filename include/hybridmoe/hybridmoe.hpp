@@ -1,8 +1,8 @@
 #pragma once
 /// @file hybridmoe.hpp
-/// The inline front door: everything that needs no library. kokkos.hpp and cuda.hpp add execution spaces; files and checkpoints
-/// are in io/, the laws for your own layers in check/. The model comes first, and parts before what is made of them: messages
-/// about a wrong one are then shorter.
+/// The inline front door: what models are made of, training and generation; needs no library. kokkos.hpp and cuda.hpp add
+/// execution spaces; published models are in zoo/, files and checkpoints in io/, the laws for your own layers in check/. The
+/// model comes first, and parts before what is made of them: messages about a wrong one are then shorter.
 
 #include <hybridmoe/model/check.hpp>
 #include <hybridmoe/model/language_model.hpp>
@@ -33,3 +33,4 @@
 #include <hybridmoe/embedding/segments.hpp>
 #include <hybridmoe/norm/adaptive.hpp>
 #include <hybridmoe/router/dynamic.hpp>
+#include <hybridmoe/router/placebo.hpp>

@@ -78,6 +78,7 @@ void matches_its_definition() {
   const std::vector<double> y = run.train(lengths, x);
 
   double worst = 0, size = 0;
+  bool numbers = true;
   Index first = 0, active = 0;
   for (const Index length : lengths) {
     const std::vector<double> part(x.begin() + first * Env::width, x.begin() + (first + length) * Env::width);
@@ -107,7 +108,9 @@ void matches_its_definition() {
     const std::vector<double> expected = reference.forward(part, [&](const std::string& name) { return run.tensor(name); });
     for (Index i = 0; i < length * Env::width; ++i) {
       const double value = expected[static_cast<std::size_t>(i)];
-      worst = std::fmax(worst, std::fabs(y[static_cast<std::size_t>(first * Env::width + i)] - value));
+      const double got = y[static_cast<std::size_t>(first * Env::width + i)];
+      numbers = numbers && std::isfinite(got);  // fmax passes over a NaN
+      worst = std::fmax(worst, std::fabs(got - value));
       size = std::fmax(size, std::fabs(value));
     }
     for (Index t = 0; t < length; ++t) {
@@ -121,6 +124,7 @@ void matches_its_definition() {
     first += length;
   }
   INFO("largest output " << size << ", largest difference " << worst);
+  CHECK(numbers);
   CHECK(size > 0.1);
   CHECK(worst < 1e-12 * size);
   CHECK((active > 500) == keyed);
@@ -174,7 +178,11 @@ double difference(const test::Streams<double>& streams, Index length) {
   mode.streams = other.streams = streams;
   const std::vector<double> y = mode.train({length}, x), expected = other.train({length}, x);
   double worst = 0;
-  for (std::size_t i = 0; i < y.size(); ++i) worst = std::fmax(worst, std::fabs(y[i] - expected[i]));
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    const double d = std::fabs(y[i] - expected[i]);
+    if (std::isnan(d)) return d;
+    worst = std::fmax(worst, d);
+  }
   return worst;
 }
 
@@ -216,6 +224,32 @@ TEST_CASE("the corners of the one weight are the modes that they generalise") {
   CHECK(difference<FixedWindow, Local>(neutral, 130) == 0);
 }
 
+TEST_CASE("a weight's gradient goes to what it is the maximum of, at the ends of their ranges too") {
+  namespace ops = hybridmoe::ops;
+  using Shape = ops::ReachShape<4, true, 32, 32>;
+  constexpr int base = 32, at = 60;
+  std::int32_t position[32];
+  double a[32];
+  for (int j = 0; j < 32; ++j) {
+    position[j] = base + j;
+    a[j] = position[j] > at ? 0 : 0.45 * (j % 3);
+  }
+  for (const double key_tokens : {0.0, 0.5, 1.0})
+    for (const double all : {0.0, 0.3, 1.0}) {
+      const double reach[] = {10.5, key_tokens, all};
+      const ops::RowReach<double, Shape> row(at, reach);
+      ops::WeightSlopes<double, Shape> near, beyond;
+      near.of_tile(row, base);
+      beyond.of_key_tokens(row, position, a, key_tokens);
+      for (int j = 0; j <= at - base; ++j) {
+        const double m = std::fmin(1, std::fmax(0, (10.5 - (at - position[j])) / 4)), key = key_tokens * a[j];
+        CHECK(std::fabs(near.weight[j] + beyond.weight[j] - std::max({m, key, all})) < 1e-15);
+        CHECK(near.window[j] + beyond.window[j] == (m > std::fmax(key, all) && m < 1 ? 0.25 : 0));
+        CHECK(near.all[j] + beyond.all[j] == (all > std::fmax(m, key) ? 1 : 0));
+      }
+    }
+}
+
 using Rule = attention::window::Proposal<>;
 
 TEST_CASE("the proposal's rule gives its windows, at the row's own position") {
@@ -227,6 +261,8 @@ TEST_CASE("the proposal's rule gives its windows, at the row's own position") {
   for (const double c : {0.0, 0.1, 0.5, 0.777, 1.0})
     for (const int t : {0, 4095, 4096, 5119, 5120, 9000, 12288, 40000})
       CHECK(window(c, t) == std::clamp(512 + int(1.5 * c * 1024) - std::max(0, t - 4096) / 1024 * 128, 512, 2048));
+  CHECK(window(std::nan(""), 40000) == 512);
+  CHECK(window(std::nan(""), 0) == 512);
   using Unscaled = attention::window::Proposal<512, 1024, 4096, 1024, 128, 100>;
   CHECK(Unscaled::size<512, 2048>(attention::WindowStreams<double>{}, 0, 0) == 1024);
 }

@@ -10,6 +10,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_floating_point.hpp>
 #include <hybridmoe/channel/hybrid_moe.hpp>
+#include <hybridmoe/channel/moe.hpp>
 #include <hybridmoe/exec/inline.hpp>
 #include <router/dynamic_reference.hpp>
 #include <router/routers.hpp>
@@ -337,6 +338,23 @@ TEST_CASE("At full budget the stand-in is gone, and not computed") {
   });
 }
 
+TEST_CASE("A row that is not a number leaves the others alone") {
+  // The stand-in finds h of row r at place r, which holds while every row goes through the first slice.
+  constexpr Index rows = 12;
+  auto x = test::numbers(rows * width, 17);
+  Streams streams = random_streams(rows, 18);
+  Bench<Everything, float> bench(random_tensors<Everything>(19));
+  const auto before = bench.forward(streams, x);
+  x[3 * width + 1] = std::numeric_limits<double>::quiet_NaN();
+  streams.decisions[5 * 15 + hm::Decision::fields + hm::Decision::slices] = std::numeric_limits<double>::quiet_NaN();
+  const auto after = bench.forward(streams, x);
+  for (Index i = 0; i < rows * width; ++i) {
+    INFO("row " << i / width);
+    if (i / width == 3) CHECK(std::isnan(after[to_size(i)]));
+    if (i / width != 3 && i / width != 5) CHECK(after[to_size(i)] == before[to_size(i)]);
+  }
+}
+
 TEST_CASE("No learned value exceeds the cap of a budget, in experts, slices and FLOPs") {
   constexpr Index rows = 65;
   Streams streams;
@@ -359,6 +377,16 @@ TEST_CASE("No learned value exceeds the cap of a budget, in experts, slices and 
   }
   CHECK(broken == 0);
   CHECK(Everything::capped_flops(64, 0) < Everything::capped_flops(64, 0.5));
+}
+
+TEST_CASE("The cap of plain experts follows what their router obeys") {
+  using Asked = hm::channel::Moe<hm::Experts{.count = 6, .active = {0, 3}, .hidden = 10}, hm::router::Dynamic<>>::Layer<Env>;
+  using Always = hm::channel::Moe<hm::Experts{.count = 6, .active = 3, .hidden = 10}, hm::router::TopK<>>::Layer<Env>;
+  const double one = 2.0 * 3 * width * 10;
+  CHECK(Asked::capped_flops(64, 0) == Asked::RouterLayer::flops_per_token().forward);
+  CHECK(Asked::capped_flops(64, 0.5) == Asked::capped_flops(64, 0) + 2 * one);
+  CHECK(Asked::capped_flops(64, 1) == Asked::capped_flops(64, 0) + 3 * one);
+  CHECK(Always::capped_flops(64, 0) == Always::flops_per_token(64).forward);
 }
 
 TEST_CASE("The distillation's gradient goes to V, and nowhere else") {

@@ -47,6 +47,14 @@ enum class Flaw {
   flops_without_backward,
   state_too_small,  // declares more recurrent elements than State has
   allocates,
+  tells_poison,  // y depends on what the scratch held, and is finite
+  writes_to_batch,
+  writes_to_output_gradient,
+  writes_behind_input_gradient,
+  writes_behind_gradient,
+  tape_shrinks,    // with the number of rows
+  flops_shrink,    // with the context
+  float_differs,   // 1% in float alone
   none_but_steps,  // no flaw: a choice that flips in one column, as a router's does
 };
 
@@ -87,6 +95,7 @@ struct SmoothingKernel {
         T sum = bias[c];
         for (Index k = 0; k < width; ++k) sum += matrix[c * width + k] * carried[k] * carried[k];
         if (has(Flaw::none_but_steps) && c == 0) sum += static_cast<T>(std::floor(static_cast<double>(x[row * width]) * 1000));
+        if (has(Flaw::float_differs) && sizeof(T) == sizeof(float)) sum *= T(1.01);
         y[row * width + c] = has(Flaw::rough) ? static_cast<T>(std::floor(static_cast<double>(sum) * 1000) / 1000) : sum;
       }
     }
@@ -150,7 +159,8 @@ struct Smoothing {
     struct Tape {
       T *smooth, *spare;
       constexpr Tape(auto& arena, hybridmoe::Extent e)
-          : smooth(arena.template take<T>(e.rows * width)), spare(arena.template take<T>(1)) {}
+          : smooth(arena.template take<T>(has(Flaw::tape_shrinks) ? 2000 - e.rows : e.rows * width)),
+            spare(arena.template take<T>(1)) {}
     };
     static constexpr Index scratch(Index rows) { return rows * width; }
     template <class T, class Storage>
@@ -170,6 +180,8 @@ struct Smoothing {
                       SmoothingKernel<T, width>{call.batch, call.training, p.gain.data, p.bias.data, p.matrix.data, x.data,
                                                 y.data, tape.smooth, states.base, states.stride});
       if (has(Flaw::reads_scratch)) y.data[0] += own[0] * T(1e-30);
+      if (has(Flaw::tells_poison) && own[0] == T(0)) y.data[0] += T(1);
+      if (has(Flaw::writes_to_batch)) const_cast<Index*>(call.batch.start)[0] += 1;
       own[scratch(call.batch.rows) - 1] = T(1);
       if (has(Flaw::writes_behind_output)) y.data[count] = T(1);
       if (has(Flaw::writes_behind_tape)) tape.spare[64 / sizeof(T)] = T(1);
@@ -194,14 +206,20 @@ struct Smoothing {
           1, SmoothingBackwardKernel<T, width>{call.batch, p.gain.data, p.matrix.data, x.data, tape.smooth, dy.data, dx.data,
                                                gradient.gain.data, gradient.bias.data, gradient.matrix.data, carried});
       dx[0][0] += *tape.spare;
+      if (has(Flaw::writes_to_output_gradient)) const_cast<T*>(dy.data)[0] += T(1);
+      if (has(Flaw::writes_behind_input_gradient)) dx.data[call.batch.rows * width] = T(1);
+      const volatile Index end = width * (width + 2);  // compilers see through a constant, and warn
+      if (has(Flaw::writes_behind_gradient)) reinterpret_cast<T*>(&gradient)[end] = T(1);
     }
 
     static hybridmoe::Spread active_parameters() {
       const Index all = width * (width + 2);
       return hybridmoe::Spread::always(has(Flaw::active_too_few) ? all - width : has(Flaw::active_too_many) ? all + width : all);
     }
-    static hybridmoe::Flops flops_per_token(Index) {
-      const double n = has(Flaw::flops_too_few) ? 1.0 * width * width : 2.0 * width * width;
+    static hybridmoe::Flops flops_per_token(Index context) {
+      const double n = has(Flaw::flops_shrink) && context == 1 ? 3.0 * width * width
+                       : has(Flaw::flops_too_few)              ? 1.0 * width * width
+                                                               : 2.0 * width * width;
       return {n, has(Flaw::flops_without_backward) ? n : 3 * n};
     }
     static inline Index elements() { return has(Flaw::state_too_small) ? width + 1 : width; }

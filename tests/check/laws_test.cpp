@@ -76,6 +76,13 @@ TEST_CASE("every flaw breaks the law it should") {
            {Flaw::flops_without_backward, "law 5: flops_per_token must take training"},
            {Flaw::state_too_small, "declare 7 elements, and State has 6"},
            {Flaw::allocates, "law 5: a forward with states allocates memory"},
+           {Flaw::tells_poison, "law 4: outputs or gradients depend on what scratch, tape or y held"},
+           {Flaw::writes_to_batch, "law 4: forward writes to the batch's arrays"},
+           {Flaw::writes_to_output_gradient, "law 4: backward writes to dy"},
+           {Flaw::writes_behind_input_gradient, "law 4: backward writes behind dx"},
+           {Flaw::writes_behind_gradient, "law 4: backward writes behind the gradient"},
+           {Flaw::tape_shrinks, "law 5: a larger batch plans a smaller tape"},
+           {Flaw::flops_shrink, "law 5: flops_per_token shrinks with the context"},
        }) {
     const check::Report report = laws_with<double>(c.flaw);
     INFO("flaw number " << static_cast<int>(c.flaw) << ": " << report.text());
@@ -101,6 +108,15 @@ TEST_CASE("points where a choice flips are left out of law 3, and counted") {
   INFO(report.text());
   CHECK(report);
   CHECK(report.skipped > 0);
+}
+
+TEST_CASE("a place that computes something else is noticed where it is held against another") {
+  CHECK(laws_with<double>(Flaw::float_differs));
+  const check::Report report = laws_with<float>(Flaw::float_differs);
+  INFO(report.text());
+  CHECK(report.mentions("law 4: y differs from double by"));
+  CHECK_FALSE(report.mentions("law 1"));
+  CHECK_FALSE(report.mentions("law 3"));
 }
 
 TEST_CASE("the laws in float look at the derivative in double") {

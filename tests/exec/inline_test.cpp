@@ -40,7 +40,7 @@ Chain<double> chain(const std::vector<double>& x, const std::vector<double>& w, 
   return {Index(r.a.size()), Index(x.size()), x.data(), w.data(), r.a.data(), r.b.data(), r.y.data(), r.hits.data()};
 }
 
-/// The same work as a plain loop; kept out of line so that no constant of a caller reaches it.
+/// The same work as a plain loop.
 template <class Kernel>
 void plainly(Index count, const Kernel& kernel) {
   for (Index i = 0; i < count; ++i) kernel(i);

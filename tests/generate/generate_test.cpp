@@ -130,6 +130,13 @@ TEST_CASE("logits that are not finite are never chosen") {
     const auto refused = sampler(std::span<const double>(broken), {}, {.temperature = temperature}, 0, 0);
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code == hm::Code::not_finite);
+    const Tokens all{0, 1, 2};
+    for (const double penalty : {0.5, 1.5}) {
+      const auto penalised =
+          sampler(std::span<const double>(broken), all, {.temperature = temperature, .repetition_penalty = penalty}, 0, 0);
+      REQUIRE_FALSE(penalised);
+      CHECK(penalised.error().code == hm::Code::not_finite);
+    }
     CHECK(*sampler(std::span<const double>(one), {}, {.temperature = temperature}, 0, 0) == 1);
   }
 }
@@ -279,6 +286,35 @@ TEST_CASE("a fork goes on as its origin would have, and leaves it alone") {
   expected.insert(expected.end(), two.begin(), two.end());
   CHECK(copy(session->logits(2)) == alone(expected));
   CHECK(Tokens(session->history(2).begin(), session->history(2).end()) == expected);
+}
+
+TEST_CASE("a snapshot is put back as it was taken, and one that cannot be is refused") {
+  const Tokens start = text(20, 41), more = text(9, 42);
+  auto session = Session::create(talker(), {.sequences = 2});
+  REQUIRE(session);
+  REQUIRE(session->feed(0, start));
+  const generate::Snapshot taken = session->snapshot(0);
+  const auto refuses = [&](auto change) {
+    generate::Snapshot changed = taken;
+    change(changed);
+    const hm::Status outcome = session->restore(1, changed);
+    REQUIRE_FALSE(outcome);
+    CHECK(outcome.error().code == hm::Code::bad_argument);
+    CHECK(session->length(1) == 0);
+  };
+  refuses([](generate::Snapshot& s) { s.state.pop_back(); });
+  refuses([](generate::Snapshot& s) { s.logits.pop_back(); });
+  refuses([](generate::Snapshot& s) { s.history.resize(49); });
+  refuses([](generate::Snapshot& s) { s.history[3] = 61; });
+  refuses([](generate::Snapshot& s) { s.history[3] = -1; });
+  refuses([](generate::Snapshot& s) { s.furthest = 19; });
+  refuses([](generate::Snapshot& s) { s.furthest = 49; });
+  CHECK_FALSE(session->restore(2, taken));
+  REQUIRE(session->restore(1, taken));
+  REQUIRE(session->feed(1, more));
+  Tokens expected = start;
+  expected.insert(expected.end(), more.begin(), more.end());
+  CHECK(copy(session->logits(1)) == alone(expected));
 }
 
 TEST_CASE("a call that fails changes nothing") {

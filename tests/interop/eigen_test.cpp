@@ -72,6 +72,10 @@ TEST_CASE("a row-major matrix is taken as it lies") {
 
   auto part = matrix.leftCols(4);  // a block of a wider matrix: its rows have gaps
   REQUIRE(!interop::rows_of<4>(part));
+  auto first = matrix.leftCols(1);  // one column, but still by rows
+  REQUIRE(!interop::rows_of<1>(first));
+  auto single = matrix.col(0);  // Eigen has it by columns, with gaps
+  REQUIRE(!interop::rows_of<1>(single));
   auto upper = matrix.topRows(2);
   CHECK(interop::rows_of<8>(upper));
   Eigen::VectorXd vector = Eigen::VectorXd::Random(5);

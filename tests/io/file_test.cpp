@@ -350,6 +350,29 @@ TEST_CASE("the C library's files serve where there is no POSIX") {
   char piece[3];
   REQUIRE(file->read(file->size() - 3, piece, 3));
   CHECK(std::string(piece, 3) == "ent");
+  // Systems without POSIX refuse to rename an open file.
+  Watched watched(system);
+  REQUIRE(save(directory / "file", watched));
+  CHECK(watched.open_at_rename == 0);
+  CHECK(watched.open_handles == 0);
+  // Whatever fails, once, the old or the new content is there.
+  for (int k = 0; k < watched.calls; ++k) {
+    spill(directory / "file", old_text);
+    Watched failing(system);
+    failing.interfere = [&](int call) { return Index{call == k ? -EIO : 0}; };
+    const Status saved = save(directory / "file", failing);
+    const std::string now = slurp(directory / "file");
+    CAPTURE(k);
+    CHECK((now == old_text || now == new_text));
+    if (saved) CHECK(now == new_text);
+    CHECK(failing.open_handles == 0);
+    CHECK(directory.names().size() == 1);
+  }
+  spill(directory / "file", new_text);
+  // A rename that fails for whatever reason leaves the old file.
+  CHECK(system.rename((directory / "missing").c_str(), (directory / "file").c_str()) < 0);
+  CHECK(slurp(directory / "file") == new_text);
+  CHECK(directory.names().size() == 1);
   CHECK(!io::File::open(directory / "missing", system));
   CHECK(!io::AtomicFile::create(directory / "missing" + "/file", system));
   std::vector<io::File> many;

@@ -120,6 +120,9 @@ TEST_CASE("errors name the key") {
       {"{\"model_type\":\"llama\",\"vocab_size\":18446744073709551615}", "config.json: vocab_size | this key is out of range"},
       {"{" + llama + ",\"num_key_value_heads\":3}",
        "config.json: num_key_value_heads | num_key_value_heads must divide num_attention_heads"},
+      {"{\"model_type\":\"llama\",\"vocab_size\":5,\"hidden_size\":2,\"num_hidden_layers\":1,\"intermediate_size\":4,"
+       "\"num_attention_heads\":4}",
+       "config.json: head_dim | there are more heads than hidden_size has elements"},
       {"{" + llama + ",\"num_key_value_heads\":0}", "config.json: num_key_value_heads | this key is out of range"},
       {"{" + llama + ",\"tie_word_embeddings\":1}", "config.json: tie_word_embeddings | this key must be true or false"},
       {"{" + llama + ",\"rms_norm_eps\":\"small\"}", "config.json: rms_norm_eps | this key must be a number"},
@@ -127,6 +130,8 @@ TEST_CASE("errors name the key") {
       {"{" + llama + ",\"hidden_act\":\"gelu\"}", "config.json: hidden_act | only the activation \"silu\" is supported here"},
       {"{" + llama + ",\"rope_theta\":-1}", "config.json: rope_theta | rope_theta must be positive"},
       {"{" + llama + ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}",
+       "config.json: rope_scaling: rope_type | only the rope type \"default\" is supported"},
+      {"{" + llama + ",\"rope_scaling\":{\"rope_type\":null,\"type\":\"linear\",\"factor\":2}}",
        "config.json: rope_scaling: rope_type | only the rope type \"default\" is supported"},
       {"{" + llama + ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}",
        "config.json: rope_parameters: rope_type | only the rope type \"default\" is supported"},
@@ -161,7 +166,7 @@ TEST_CASE("a config file that is none") {
   CHECK(!io::read_hf_config(directory / "missing"));
   support::spill(directory / "empty", "");
   CHECK(io::read_hf_config(directory / "empty").error().what == "the file is empty");
-  support::spill(directory / "large", std::string((1 << 24) + 1, ' '));
+  support::spill(directory / "large", std::string((1 << 20) + 1, ' '));
   CHECK(io::read_hf_config(directory / "large").error().what == "the file is larger than allowed");
 }
 

@@ -288,6 +288,7 @@ TEST_CASE("depth is bounded, whatever the document's size") {
   CHECK(fault_of("[[[[[]]]]]", 4) == "JSON: nested too deeply @byte 4");
   CHECK(fault_of("{\"a\":{\"a\":{\"a\":{}}}}", 3) == "JSON: nested too deeply @byte 15");
   CHECK(fault_of("[[]", 0) == "JSON: nested too deeply @byte 0");
+  CHECK(fault_of(std::string(100, '['), -1) == "JSON: nested too deeply @byte 0");
   CHECK(fault_of(std::string(64, '[') + std::string(64, ']')).empty());
   CHECK(fault_of(std::string(65, '[') + std::string(65, ']'), 1000) == "JSON: nested too deeply @byte 64");
   CHECK(fault_of(std::string(10'000'000, '[')) == "JSON: nested too deeply @byte 64");

@@ -27,6 +27,10 @@ Source interleaved(Source source, const Match& match, const Shape&) {
   source.stride = 2;
   return source;
 }
+Source stacked(Source source, const Match& match, const Shape&) {
+  source.slab = match.numbers[0][0] - '0';
+  return source;
+}
 Source beyond(Source source, const Match&, const Shape&) {
   source.first = 3;
   return source;
@@ -77,7 +81,7 @@ TEST_CASE("our own files: equal names, equal types, several types in one list") 
 TEST_CASE("layouts of families to come: fused by head, packed experts, interleaved, unequal parts") {
   support::Directory directory;
   // A tensor of the file whose element at flat index i is i, so that values say where they came from.
-  std::vector<float> count(4096);
+  std::vector<float> count(10'000);
   for (std::size_t i = 0; i < count.size(); ++i) count[i] = static_cast<float>(i);
   const auto loaded = [&](const std::string& name, const Shape& theirs, const Tensors& ours, const Family& family) {
     io::SafetensorsWriter writer;
@@ -137,11 +141,9 @@ TEST_CASE("layouts of families to come: fused by head, packed experts, interleav
     // Long transposed runs go through a buffer in pieces.
     static constexpr io::Rule rules[] = {{.ours = "w.weight", .theirs = "w", .transposed = true}};
     Tensors ours;
-    ours.add("w.weight", {2000, 2});
-    std::vector<float> large(4000);
-    for (std::size_t i = 0; i < large.size(); ++i) large[i] = static_cast<float>(i);
-    loaded("w", shape({2, 2000}), ours, Family{.name = "transposed", .rules = rules});
-    CHECK(is_transposed(ours["w.weight"], 2000, 2, large, 2000, 0));
+    ours.add("w.weight", {5000, 2});  // more than twice the buffer's 2048 elements
+    loaded("w", shape({2, 5000}), ours, Family{.name = "transposed", .rules = rules});
+    CHECK(is_transposed(ours["w.weight"], 5000, 2, count, 5000, 0));
   }
 }
 
@@ -150,7 +152,8 @@ TEST_CASE("parts that do not fit together are a fault of the family, not a crash
                                        {.ours = "b", .theirs = "x", .before = {"a"}},
                                        {.ours = "c", .theirs = "x"},
                                        {.ours = "d", .theirs = "y", .place = beyond},
-                                       {.ours = "e", .theirs = "z", .unit_axis = 0}};
+                                       {.ours = "e", .theirs = "z", .unit_axis = 0},
+                                       {.ours = "s.#", .theirs = "s", .place = stacked}};
   const Family family{.name = "broken", .rules = rules};
   const auto fits = [&](const char* one, std::initializer_list<Index> first, const char* two,
                         std::initializer_list<Index> second) {
@@ -164,6 +167,14 @@ TEST_CASE("parts that do not fit together are a fault of the family, not a crash
   CHECK(!fits("a", {2, 3}, "b", {4}));
   CHECK(!fits("a", {}, "b", {}));
   CHECK(!fits("a", {2}, "d", {2}));
+  // Two of ours at the same place, so that the file's other rows belong to nobody.
+  CHECK(!fits("a", {2, 3}, "c", {2, 3}));
+  // One matrix of a stack twice, or one of another height, or one missing.
+  CHECK(fits("s.0", {2, 3}, "s.1", {2, 3}));
+  CHECK(!fits("s.0", {2, 3}, "s.1", {1, 3}));
+  CHECK(!fits("s.1", {1, 3}, "s.0", {2, 3}));
+  CHECK(!fits("s.0", {2, 3}, "s.2", {2, 3}));
+  CHECK(!fits("s.1", {2, 3}, "s.2", {2, 3}));
   CHECK(!fits("a", {2}, "e", {1, 1, 1, 1, 1, 1, 1, 1}));
   CHECK(fits("a", {2}, "e", {1, 1, 1, 1, 1, 1, 1}));
 }

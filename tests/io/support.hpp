@@ -108,6 +108,9 @@ class Watched final : public io::System {
   std::function<Index(int)> interfere = [](int) { return Index{0}; };
   int calls = 0;
   int open_handles = 0;
+  int open_at_rename = 0;
+
+  explicit Watched(io::System& real = io::default_system()) : real_(real) {}
 
   io::Handle open(const char* path, io::Access access) override {
     const int handle = plain([&] { return real_.open(path, access); });
@@ -145,8 +148,10 @@ class Watched final : public io::System {
     return order < 0 ? static_cast<int>(order) : result;
   }
   int rename(const char* from, const char* to) override {
+    open_at_rename = open_handles;
     return plain([&] { return real_.rename(from, to); });
   }
+  bool renames_open_files() const override { return real_.renames_open_files(); }
   int remove(const char* path) override {
     return plain([&] { return real_.remove(path); });
   }
@@ -157,7 +162,7 @@ class Watched final : public io::System {
     const Index order = interfere(calls++);
     return order < 0 ? static_cast<int>(order) : call();
   }
-  io::System& real_ = io::default_system();
+  io::System& real_;
 };
 
 /// A file of the format from its parts.

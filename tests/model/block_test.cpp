@@ -177,3 +177,13 @@ TEST_CASE("norms after sublayers are counted") {
   STATIC_REQUIRE(Posted::capped_flops(9, 0.5) == Posted::flops_per_token(9).forward);  // nothing here depends on a budget
   STATIC_REQUIRE(Posted::rewinds);
 }
+
+TEST_CASE("a cap is the cost of the token that sees the most") {
+  using Env = hm::Environment<width, 64>;
+  using Full = hm::Block<hm::attention::Full<hm::Heads{2, 1, 8}>, Channel>::Layer<Env>;
+  using Window = hm::Block<hm::attention::Local<hm::Heads{2, 1, 8}, 7>, Channel>::Layer<Env>;
+  // Scores and mixing: four operations per element of the heads and key, of which the first token sees one.
+  CHECK(std::fabs(Full::capped_flops(64, 0.5) - (Full::flops_per_token(1).forward + 4.0 * 16 * (64 - 1))) < 1e-9);
+  CHECK(std::fabs(Window::capped_flops(64, 0.5) - (Window::flops_per_token(1).forward + 4.0 * 16 * (7 - 1))) < 1e-9);
+  STATIC_REQUIRE(Full::capped_flops(1, 1) == Full::flops_per_token(1).forward);
+}

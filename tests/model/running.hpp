@@ -51,6 +51,7 @@ struct How {
   float dropout = 0;
   double auxiliary = 1;
   bool gradient = true;
+  hybridmoe::Twins twins{};
 };
 
 /// One training call of whole sequences.
@@ -98,7 +99,7 @@ class TrainingRun {
     const std::vector<T> before = parameters;
     D::loss_and_gradient(call, parameters.data(), tokens.data(), targets.data(),
                          static_cast<T>(1.0 / static_cast<double>(counted())), how.recompute, &loss,
-                         how.gradient ? gradient.data() : static_cast<T*>(nullptr), &sight);
+                         how.gradient ? gradient.data() : static_cast<T*>(nullptr), &sight, how.twins);
     loss /= static_cast<double>(counted());
     bytes_used = peak - memory.data();
     REQUIRE(memory.guarded());

@@ -256,10 +256,48 @@ TEST_CASE("Scores that are not numbers break no bound") {
   bench.forward(test::numbers(5 * width, 2), [&](const auto& choice, const auto&, const auto&) {
     for (Index i = 0; i < 15; ++i) CHECK((-1 <= choice.expert[i] && choice.expert[i] < 6));
   });
+  // Nor the cap, wherever the NaN stands among the scores.
+  tensors = random_tensors<Layer>(3, 1);
+  std::fill(tensors["knots"].begin(), tensors["knots"].end(), -100.0);
+  test::Streams streams;
+  streams.budget = {0, 0.25, 0.5, 0.75, 1};
+  const auto x = test::numbers(5 * width, 2);
+  for (std::size_t e = 0; e < 6; ++e) {
+    auto wrong = tensors;
+    wrong["bias"][e] = std::nan("");
+    bench.take(wrong);
+    bench.take(streams);
+    bench.forward(x, [&](const auto& choice, const auto&, const auto&) {
+      for (Index row = 0; row < 5; ++row) {
+        const Index* const list = choice.expert + row * 3;
+        const auto count = std::count_if(list, list + 3, [](Index chosen) { return chosen >= 0; });
+        CHECK(static_cast<double>(count) <= test::budget_experts(streams.beta(row), 3));
+      }
+    });
+  }
+}
+
+TEST_CASE("A decision that is not a number gives no experts, and its neighbours what they had") {
+  using Layer = Bound<router::DynamicOptions{.semantic = 0}, 6, 3>;
+  const auto tensors = random_tensors<Layer>(3, 1);
+  const auto x = test::numbers(5 * width, 2);
+  test::Streams streams{.decision_width = 9};
+  streams.decisions.assign(5 * 9, 1.0);
+  Bench<Layer, float> sound(5), bench(5);
+  sound.take(tensors);
+  bench.take(tensors);
+  sound.take(streams);
+  streams.decisions[2 * 9 + hm::Decision::experts] = std::nan("");
+  bench.take(streams);
+  sound.forward(x, [&](const auto& expected, const auto&, const auto&) {
+    bench.forward(x, [&](const auto& choice, const auto&, const auto&) {
+      for (Index i = 0; i < 15; ++i) CHECK(choice.expert[i] == (i / 3 == 2 ? -1 : expected.expert[i]));
+    });
+  });
 }
 
 TEST_CASE("What the rules of the controlled values read: load and missing experts") {
-  constexpr router::DynamicOptions options{.target = 2, .semantic = 0, .warm = 0.25f, .z = 0.25f};
+  constexpr router::DynamicOptions options{.target = 2, .semantic = 0, .warm = 0.25f, .z = 0.25f, .expert_flops = 500};
   using Layer = Bound<options, 6, 4>;
   const test::RouterSettings s{.count = 6, .most = 4, .width = width};
   constexpr Index rows = 150;
@@ -272,13 +310,14 @@ TEST_CASE("What the rules of the controlled values read: load and missing expert
   for (const double progress : {1.0, 0.0625}) {
     const double wanted = progress == 1.0 ? 2 : 2 + 2 * 0.75;
     std::vector<double> load(6, 0.0), near(6, 0.0), missing(6, 0.0);
-    double square = 0;
+    double square = 0, priced = 0;
     for (Index row = 0; row < rows; ++row) {
       const auto r = test::route(s, tensors, "", streams, row, x.data() + row * width);
       for (const auto& [e, g] : r.own) load[to_size(e)] += 1.0 / rows;
       double all = 0;
       for (const double z : r.z) all += std::exp(z);
       square += std::log(all) * std::log(all) / rows;
+      priced += std::pow(1 - streams.goal(row), 2) * 1e-3 * 500 * test::Routed::sum(r.own) / rows;
       if (streams.goal(row) < 1) continue;
       for (int k = 0; k < 6; ++k) {
         const double hat = std::max(0.0, 1 - std::abs(5 * streams.beta(row) - k));
@@ -292,9 +331,10 @@ TEST_CASE("What the rules of the controlled values read: load and missing expert
     bench.take(streams);
     bench.call.progress = progress;
     bench.call.auxiliary = 0.5;
+    bench.call.price = 1e-3;
     bench.forward(x, [&](const auto& choice, const auto&, const auto& tape) {
       const auto losses = Layer::losses(tape);
-      CHECK_THAT(*losses.value, WithinAbs(0.25 * square, 1e-12));
+      CHECK_THAT(*losses.value, WithinAbs(0.25 * square + priced, 1e-12));
       const double mean = std::accumulate(load.begin(), load.end(), 0.0) / 6;
       std::vector<double> dweight(rows * 4, 0.0), dx(rows * width, 0.0);
       Layer::backward(bench.call, bench.p, hm::Rows<const double, width>{x.data()}, tape, choice, dweight.data(),

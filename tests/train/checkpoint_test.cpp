@@ -1,6 +1,9 @@
 // Checkpoints and weights on the disk: continued training is the same training; files that do not fit or are damaged change
 // nothing.
 
+#include <clocale>
+#include <cmath>
+#include <limits>
 #include <map>
 
 #include <hybridmoe/io/checkpoint.hpp>
@@ -187,6 +190,65 @@ TEST_CASE("a checkpoint of another run is refused with all that differs") {
   CHECK(hm::description_text<Dense>().find("v0_") == std::string::npos);
 }
 
+TEST_CASE("numbers of a checkpoint are exact, and the same in every locale") {
+  using namespace io::checkpoint_detail;
+  // The first that is installed; in the C locale the test is about exactness alone.
+  for (const char* name : {"de_DE.UTF-8", "fr_FR.UTF-8", "C"}) {
+    if (std::setlocale(LC_NUMERIC, name) != nullptr) break;
+  }
+  CHECK(exact(0.1) == "0x1.999999999999ap-4");
+  CHECK(exact(-3) == "-0x1.8p+1");
+  CHECK(exact(0) == "0x0p+0");
+  CHECK(exact(std::numeric_limits<double>::infinity()) == "inf");
+  const auto again = [](double value) {
+    double read = 77;
+    REQUIRE(parse_exact(exact(value), read));
+    CHECK(std::memcmp(&read, &value, sizeof value) == 0);
+  };
+  for (const double value : {0.0, -0.0, 1.0, 1e-3, 1.0 / 3, 5e-324, 1e-310, -2.2250738585072014e-308, 1.7976931348623157e308})
+    again(value);
+  for (const double n : test::numbers(1000, 9)) again(n), again(std::ldexp(n, static_cast<int>(300 * n)));
+  for (const char* bad : {"",
+                          "-",
+                          "0x",
+                          "0xp",
+                          "0x.p0",
+                          "0x1",
+                          "1p0",
+                          "0x1p",
+                          "0x1p+",
+                          "0x1p0 ",
+                          "0x1,8p0",
+                          "0x1.8.8p0",
+                          "0x-1p0",
+                          "0x1p1200",
+                          "0x1p99999999999999999999",
+                          "0x.8p-9223372036854775808",
+                          "0x123456789abcdefp0",
+                          "inf",
+                          "nan",
+                          "0xinfp0"}) {
+    INFO(bad);
+    double read = 0;
+    CHECK_FALSE(parse_exact(bad, read));
+  }
+
+  const train::Schedule made{
+      .shape = train::Shape::warmup_stable_decay, .peak = 0.3, .warmup = 1, .steps = INT64_MAX, .last = 0.01, .decay = 7};
+  train::Schedule read;
+  const std::string text = schedule_text(made);
+  REQUIRE(parse_schedule(text, read));
+  CHECK((read.shape == made.shape && read.peak == 0.3 && read.warmup == 1 && read.steps == INT64_MAX && read.last == 0.01 &&
+         read.decay == 7));
+  for (const std::string& bad : {text + " 1", text.substr(0, text.size() - 2), "3" + text.substr(1), "-1" + text.substr(1),
+                                 std::string("1 inf 1 2 0x1p+0 3"), std::string("1 0x1p+0 1 9223372036854775808 0x1p+0 3")}) {
+    INFO(bad);
+    CHECK_FALSE(parse_schedule(bad, read));
+    CHECK(schedule_text(read) == text);
+  }
+  std::setlocale(LC_NUMERIC, "C");
+}
+
 TEST_CASE("files that are no checkpoints are refused") {
   const support::Directory directory;
   const train::Text text = test::dense_text();
@@ -198,6 +260,17 @@ TEST_CASE("files that are no checkpoints are refused") {
   refuses(trainer.value(), directory / "empty", hm::Code::file_damaged, {});
   REQUIRE(io::save_weights(model, directory / "weights"));
   refuses(trainer.value(), directory / "weights", hm::Code::file_mismatch, {"not a training checkpoint"});
+  // What a message quotes of a file cannot steer a terminal, or fill it.
+  io::SafetensorsWriter writer;
+  writer.metadata("checkpoint", "\x1B[2J" + std::string(100'000, 'x'));
+  REQUIRE(writer.write(directory / "odd"));
+  refuses(trainer.value(), directory / "odd", hm::Code::file_mismatch, {"\"\\u001b[2Jxxx"});
+  CHECK(io::load_checkpoint(*trainer, directory / "odd").error().message().size() < 1000);
+  writer.metadata("checkpoint", io::checkpoint_detail::format);
+  writer.metadata("batch", "\x1B[2J\"" + std::string(100'000, 'x'));
+  REQUIRE(writer.write(directory / "odd"));
+  refuses(trainer.value(), directory / "odd", hm::Code::file_mismatch, {"batch: the checkpoint has \\u001b[2J\\\"xxx"});
+  CHECK(io::load_checkpoint(*trainer, directory / "odd").error().message().size() < 20'000);
 }
 
 TEST_CASE("a damaged checkpoint is refused, wherever it is damaged, and left alone") {

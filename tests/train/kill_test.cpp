@@ -167,6 +167,7 @@ TEST_CASE("a checkpoint survives kill -9 and training goes on bit for bit") {
     const Index found = trainer->steps_done();
     // The old one, or the new one that was just renamed. (A report may be lost with its writer, a save cannot.)
     CHECK((found == saved || found == saved + 1));
+    if (chosen) CHECK(found == saved);  // it struck before the rename
     found == saved ? ++old_found : ++new_found;
     CHECK(state_of(*trainer) == undisturbed[hm::to_size(found)]);
     REQUIRE(trainer->step());
@@ -174,6 +175,5 @@ TEST_CASE("a checkpoint survives kill -9 and training goes on bit for bit") {
   }
   WARN(kills << " kills, " << between << " of them between open and rename; the old checkpoint was found " << old_found
              << " times, the new one " << new_found << " times");
-  CHECK(2 * between >= kills);
   std::filesystem::remove_all(folder);
 }

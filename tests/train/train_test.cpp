@@ -10,6 +10,7 @@
 #include <hybridmoe/train/fit.hpp>
 #include <model/running.hpp>
 #include <support/allocations.hpp>
+#include <support/impossible_memory.hpp>
 #include <train/support.hpp>
 
 namespace hm = hybridmoe;
@@ -130,7 +131,10 @@ train::Group unusual_groups(const std::string& name, const hm::Trait& trait) {
 
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
   double worst = 0;
-  for (std::size_t i = 0; i < b.size(); ++i) worst = std::fmax(worst, std::fabs(a[i] - b[i]));
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    const double difference = std::fabs(a[i] - b[i]);
+    worst = difference <= worst ? worst : difference;  // a NaN stays
+  }
   return worst;
 }
 
@@ -381,22 +385,31 @@ TEST_CASE("a NaN in any tensor is reported with step and layer, and undone by me
   CHECK(trainer->step()->step == 5);
 }
 
-TEST_CASE("gradients that overflow are reported, with the first tensor that has them") {
+TEST_CASE("gradients that overflow are reported, with the first tensor that has them, and so is a norm that does") {
   const train::Text text = dense_text();
-  DenseModel model{hm::Seed{6}};
-  auto trainer = trainer_of(model, text, {.batch = 1, .length = 8});
-  Dense::visit<double, hm::Flat>(
-      [](const hm::Name& name, const hm::Trait&, auto& tensor) {
-        if (name.text() == "final_norm.weight") std::fill_n(tensor.data, tensor.size, 1e-300);  // logits as usual …
-        if (name.text() == "head.weight")
-          for (Index i = 0; i < tensor.size; ++i) tensor.data[i] *= 1e302;  // … but a gradient of the norm beyond all numbers
-      },
-      hm::Name{}, model.parameters());
-  const std::vector<double> before = state_of(*trainer);
-  const auto report = trainer->step();
-  REQUIRE_FALSE(report);
-  CHECK(report.error().code == hm::Code::not_finite);
-  CHECK(state_of(*trainer) == before);
+  struct Case {
+    double gain, head;
+    const char* where;
+  };
+  // Logits as usual, and a gradient of the norm's gain whose square, or which itself, is beyond all numbers.
+  for (const Case& c :
+       {Case{1e-300, 1e300, "step 0, the gradient's norm"}, {1e-308, 8.5e307, "step 0, gradient of final_norm.weight"}}) {
+    DenseModel model{hm::Seed{6}};
+    auto trainer = trainer_of(model, text, {.batch = 1, .length = 1});
+    Dense::visit<double, hm::Flat>(
+        [&](const hm::Name& name, const hm::Trait&, auto& tensor) {
+          if (name.text() == "final_norm.weight") std::fill_n(tensor.data, tensor.size, c.gain);
+          if (name.text() == "head.weight")
+            for (Index i = 0; i < tensor.size; ++i) tensor.data[i] = i / Dense::width % 2 == 0 ? c.head : -c.head;
+        },
+        hm::Name{}, model.parameters());
+    const std::vector<double> before = state_of(*trainer);
+    const auto report = trainer->step();
+    REQUIRE_FALSE(report);
+    CHECK(report.error().code == hm::Code::not_finite);
+    CHECK(report.error().where == c.where);
+    CHECK(state_of(*trainer) == before);
+  }
 }
 
 TEST_CASE("a trainer that cannot be is refused") {
@@ -413,9 +426,29 @@ TEST_CASE("a trainer that cannot be is refused") {
   CHECK(refused(text, {.batch = 1, .length = 8, .dropout = 1}));
   CHECK(refused(text, {.batch = 1, .length = 8, .dropout = -0.1f}));
   CHECK(refused(text, {.batch = 1, .length = 8, .dropout = std::numeric_limits<float>::quiet_NaN()}));
+  // Numbers with which an update would silently make the parameters NaN, or clipping do nothing.
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const double beta : {-0.1, 1.0, nan}) {
+    CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.beta1 = beta}}));
+    CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.beta2 = beta}}));
+  }
+  for (const double epsilon : {0.0, -1e-8, nan})
+    CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.epsilon = epsilon}}));
+  for (const double bad : {-0.1, nan}) {
+    CHECK(refused(text, {.batch = 1, .length = 8, .optimizer = {.weight_decay = bad}}));
+    CHECK(refused(text, {.batch = 1, .length = 8, .schedule = {.peak = bad}}));
+    CHECK(refused(text, {.batch = 1, .length = 8, .schedule = {.last = bad}}));
+    CHECK(refused(text, {.batch = 1, .length = 8, .clip = bad}));
+  }
   CHECK(refused(train::Text::bytes(std::string(30, '\1')).value(), {.batch = 1, .length = 8}));   // three bytes to validate on
   CHECK(refused(train::Text::bytes(std::string(1000, 'A')).value(), {.batch = 1, .length = 8}));  // 65 is beyond the vocabulary
   CHECK(refused(train::Text::bytes("").value(), {.batch = 1, .length = 8}));
+  // More memory than there are addresses, and than an Index can count.
+  for (const int bits : {38, 45, 55, 62}) {
+    const auto trainer = train::Trainer<DenseModel>::create(model, text, {.batch = Index{1} << bits, .length = 8});
+    REQUIRE_FALSE(trainer);
+    CHECK(trainer.error().code == hm::Code::out_of_memory);
+  }
   CHECK_FALSE(train::Text::bytes("abc", 0));
   CHECK_FALSE(train::Text::bytes("abc", 1));
 }
@@ -432,6 +465,64 @@ TEST_CASE("a model learns a tiny text by heart") {
   CHECK(trainer->steps_done() == 80);
   CHECK(report->tokens == 80 * 4 * 64);
   CHECK(trainer->evaluate() < 0.1);
+}
+
+TEST_CASE("budgets are drawn by the shares that are promised, and twins differ in their budget only") {
+  train::Budgets budgets{.sampled = true, .least = 0.25};
+  const auto draw = [&](std::uint64_t micro, double progress) {
+    return train::BudgetDraw(budgets, hm::random::key_of(3), micro, 8, progress);
+  };
+  double uniform = 0, others = 0;
+  int spend_all = 0, rest = 0;
+  constexpr int draws = 1000;
+  for (std::uint64_t micro = 0; micro < draws; ++micro) {
+    const train::BudgetDraw single = draw(micro, 0.49);
+    REQUIRE(single.twins() == 0);
+    for (Index s = 0; s < 8; ++s) {
+      const train::Condition c = single.of(s);
+      REQUIRE(single.window(s) == s);
+      if (s % 4 == 0) REQUIRE(c.budget == 1);
+      if (s % 4 == 1) REQUIRE(c.budget == 0.25);
+      if (s % 4 > 1) {
+        REQUIRE(c.budget > 0.25);
+        REQUIRE(c.budget < 1);
+        uniform += c.budget / (4 * draws);
+      }
+      if (c.target == 1) {
+        ++spend_all;
+      } else {
+        others += c.target;
+        ++rest;
+      }
+    }
+    const train::BudgetDraw twins = draw(micro, 0.5);
+    REQUIRE(twins.twins() == 2);
+    for (Index pair = 0; pair < 2; ++pair) {
+      REQUIRE(twins.window(pair) == pair);
+      REQUIRE(twins.window(pair + 2) == pair);
+      REQUIRE(twins.of(pair).budget == 1);
+      REQUIRE(twins.of(pair).target == twins.of(pair + 2).target);
+      REQUIRE((twins.of(pair + 2).budget == 0.25) == twins.at_least(pair));
+    }
+    for (Index s = 4; s < 8; ++s) REQUIRE(twins.window(s) == s - 2);
+  }
+  CHECK(std::fabs(uniform - 0.625) < 0.02);  // of 4000 draws: a deviation is 0.0034
+  CHECK(std::abs(spend_all - 4000) < 200);   // of 8000: 45
+  CHECK(std::fabs(others / rest - 0.5) < 0.02);
+  // From 1 on means never, also in steps beyond the schedule's end.
+  budgets.twins_from = 1;
+  for (const double progress : {0.5, 1.0, 2.0}) CHECK(draw(0, progress).twins() == 0);
+  budgets = {.fixed = {0.5, 0.75}};
+  for (Index s = 0; s < 8; ++s) CHECK((draw(1, 0.9).of(s).budget == 0.5 && draw(1, 0.9).of(s).target == 0.75));
+}
+
+TEST_CASE("the progress line holds any loss, and tells the time left of a run that goes on") {
+  const train::Progress progress(2e6, 1e9);
+  CHECK(progress.line(10, 100, 1.25, 5000, 20) == "step 10/100  loss 1.2500  250 tokens/s  50% of peak  180 s left");
+  // Ten steps took the 20 seconds, not 910, and 90 are left.
+  CHECK(progress.line(910, 1000, 1.25, 5000, 20, 900).ends_with("  180 s left"));
+  CHECK(progress.line(1, 2, 1e300, 5000, 20) == "step 1/2  loss 1e+300  250 tokens/s  50% of peak  20 s left");
+  CHECK(train::Progress(1).line(0, 5, 2, 0, 0) == "step 0/5  loss 2.0000  0 tokens/s  0 s left");
 }
 
 TEST_CASE("an interrupt ends training between two steps; a time ends it about then") {

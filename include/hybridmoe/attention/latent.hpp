@@ -292,7 +292,7 @@ struct Latent {
     /// Products with weights, and the mean over positions of scores and mixing. Keys and values of the expanded form are counted
     /// once a token, as in training and in a prompt fed whole: calls with states form those of all earlier positions again.
     static constexpr Flops flops_per_token(Index context) { return flops(0.5 * (static_cast<double>(context) + 1)); }
-    /// The most of one token, the last of `context`. The same at every budget: this attention has no choice.
+    /// The most of one token, the last of `context`, counted likewise. The same at every budget: this attention has no choice.
     static constexpr double capped_flops(Index context, double) { return flops(static_cast<double>(context)).forward; }
 
    private:

@@ -234,6 +234,10 @@ struct Softmax {
       const double core = 4.0 * mean * static_cast<double>(inner);
       return Flops::product(static_cast<double>(width * (2 * inner + 2 * kv_inner))) + Flops{core, core * 3.5};
     }
+    /// The most of one token, the last of `context`. The same at every budget: this attention has no choice.
+    static constexpr double capped_flops(Index context, double) {
+      return flops_per_token(1).forward + 4.0 * static_cast<double>((Mask::seen(context) - 1) * inner);
+    }
 
    private:
     template <class T>

@@ -2,6 +2,7 @@
 /// @file together.hpp
 /// One mixer made of two: y = first(x) + second(x). So a block attends to tokens and to segments, say.
 
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/layer.hpp>
 #include <hybridmoe/ops/fill.hpp>
 
@@ -158,18 +159,9 @@ struct Together {
     static constexpr Index cache_elements_per_token(Index context) {
       return First::cache_elements_per_token(context) + Second::cache_elements_per_token(context);
     }
-    /// The most forward FLOPs of a token at a budget; a part without budget counts in full.
+    /// The most forward FLOPs of a token at a budget.
     static constexpr double capped_flops(Index context, double beta) {
-      return capped<First>(context, beta) + capped<Second>(context, beta) + 1.0 * width;
-    }
-
-   private:
-    template <class Part>
-    static constexpr double capped(Index context, double beta) {
-      if constexpr (requires { Part::capped_flops(context, beta); })
-        return Part::capped_flops(context, beta);
-      else
-        return Part::flops_per_token(context).forward;
+      return most_flops<First>(context, beta) + most_flops<Second>(context, beta) + 1.0 * width;
     }
   };
 };

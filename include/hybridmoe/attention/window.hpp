@@ -62,7 +62,7 @@ struct Proposal : Tag {
   template <Index least, Index most, class T>
   HYBRIDMOE_FUNCTION static T size(const WindowStreams<T>& streams, Index row, Index position) {
     const T c = streams.complexity.at(row, 0, T(0.5));
-    const Index more = static_cast<Index>(T(hundredths) / T(100) * c * T(range));
+    const Index more = c > T(0) ? static_cast<Index>(T(hundredths) / T(100) * c * T(range)) : 0;  // NaN counts as 0
     const Index keys = base + more - larger(0, position - from) / every * fall;
     return static_cast<T>(larger(least, smaller(keys, most)));
   }

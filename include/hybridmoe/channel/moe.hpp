@@ -3,6 +3,7 @@
 /// Mixture of experts: a router gives each token some of `count` SwiGLU experts; y = Σ weight·expert(x) (+ shared(x)).
 /// Tokens are sorted to their experts and each expert's rows go through one product; no row is padded or dropped.
 
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/products.hpp>
 #include <hybridmoe/ops/dispatch.hpp>
 #include <hybridmoe/ops/expert_swiglu.hpp>
@@ -65,7 +66,8 @@ struct Moe {
   struct Requirements {
     static_assert(!asked || counted, "channel::Moe needs at least one expert and a positive Experts::hidden");
     static_assert(!asked || !chosen || accepted(),
-                  "Experts::active: router::TopK gives every token equally many experts, so it must be one number");
+                  "Experts::active does not suit the router: router::TopK gives every token equally many experts and wants one "
+                  "number, router::Dynamic may give none and wants {0, most}");
     static_assert(!asked || !counted || chosen, "Experts::active must lie between 0 and Experts::count, with a positive maximum");
   };
 
@@ -220,6 +222,12 @@ struct Moe {
     static constexpr Flops flops_per_token(Index context) {
       return RouterLayer::flops_per_token() + SharedLayer::flops_per_token(context) +
              Flops::product(static_cast<double>(RouterLayer::target * expert_parameters));
+    }
+    /// The most forward FLOPs of a token at budget β: a router that may give none obeys K(β), another gives always the same.
+    static constexpr double capped_flops(Index context, double beta) {
+      const Index asked = RouterLayer::least == 0 ? most_experts(most, beta) : most;
+      return RouterLayer::flops_per_token().forward + most_flops<SharedLayer>(context, beta) +
+             2.0 * static_cast<double>(asked * expert_parameters);
     }
     static constexpr Index recurrent_elements = 0;
     static constexpr Index cache_elements_per_token(Index) { return 0; }

@@ -44,7 +44,7 @@ struct GatedMlp {
     };
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent extent) {
-      const Index sides = product_workspace < T, Storage, joint ? 2 * hidden : hidden, width > (extent);
+      const Index sides = product_workspace<T, Storage, (joint ? 2 * hidden : hidden), width>(extent);
       return (extent.training ? planned_bytes<Scratch<T>>(extent.rows) : 0) +
              larger(sides, product_workspace<T, Storage, width, hidden>(extent));
     }

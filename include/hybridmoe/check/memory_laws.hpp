@@ -55,8 +55,8 @@ void backward_memory(Subject<T>& subject, const Options& options, Report& report
   report.add_bits(nan.gradient);
 }
 
-/// Outputs and gradients of a training call agree with those of another subject of the same layer, within `tolerance` of the
-/// spread of each tensor's values.
+/// Outputs, auxiliary losses and gradients of a training call agree with those of another subject of the same layer, within
+/// `tolerance` of the spread of each tensor's values.
 template <class T, class U>
 void agreement(Subject<T>& subject, Subject<U>& reference, const std::string& who, double tolerance, const Options& options,
                Report& report) {
@@ -95,6 +95,7 @@ void agreement(Subject<T>& subject, Subject<U>& reference, const std::string& wh
     }
   };
   compare("y", run.y, expected.y, 0, to_index(run.y.size()));
+  compare("the auxiliary loss", {static_cast<T>(run.loss)}, {static_cast<U>(expected.loss)}, 0, 1);
   compare("dx", run.dx, expected.dx, 0, to_index(run.dx.size()));
   for (const TensorFacts& tensor : subject.facts.tensors) {
     compare("the gradient of " + tensor.name, run.gradient, expected.gradient, tensor.offset, tensor.size);

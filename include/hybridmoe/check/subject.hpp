@@ -62,7 +62,6 @@ class Subject {
   virtual std::vector<T> random_parameters(std::uint64_t seed) = 0;
   /// Takes flat parameters (and packs them if the subject's storage is packed).
   virtual void set_parameters(const std::vector<T>& flat) = 0;
-  virtual bool can_train() const = 0;
   virtual void train(BatchPlan& plan, Training<T>& run) = 0;
   /// Makes `slots` states, filled with NaN.
   virtual void begin(Index slots) = 0;

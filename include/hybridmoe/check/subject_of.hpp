@@ -186,8 +186,6 @@ class SubjectOf final : public Subject<T> {
     }
   }
 
-  bool can_train() const override { return std::is_same_v<Storage, Flat>; }
-
   void train(BatchPlan& plan, Training<T>& run) override {
     if constexpr (std::is_same_v<Storage, Flat>) {
       CallMemory memory = prepare(plan, run.x, true, run.poison);

@@ -69,16 +69,23 @@
 #endif
 
 // Two units compiled for different instruction sets or exception modes must not share one inline function: the linker would
-// keep whichever it met first. The inline namespace keeps their symbols apart.
+// keep whichever it met first. The inline namespace keeps their symbols apart, as far as kernels differ: by the width of the
+// registers, by fused multiply-adds, and by whether vector extensions are used at all.
 #if defined(__AVX512F__)
 #define HYBRIDMOE_ABI_SET avx512
 #elif defined(__AVX2__) && defined(__FMA__)
 #define HYBRIDMOE_ABI_SET avx2
+#elif defined(__AVX__) && defined(__FMA__)
+#define HYBRIDMOE_ABI_SET avx_fma
+#elif defined(__AVX__)
+#define HYBRIDMOE_ABI_SET avx
 #else
 #define HYBRIDMOE_ABI_SET base
 #endif
 #if defined(__CUDACC__)
 #define HYBRIDMOE_ABI_COMPILER nvcc
+#elif !HYBRIDMOE_VECTOR
+#define HYBRIDMOE_ABI_COMPILER plain
 #else
 #define HYBRIDMOE_ABI_COMPILER host
 #endif

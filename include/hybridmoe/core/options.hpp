@@ -22,7 +22,7 @@ struct PickOption<Tag, Default, First, Rest...> {
 template <class Tag, class Default, class... Options>
 using Option = typename PickOption<Tag, Default, Options...>::type;
 
-/// How many of Options derive from one of Tags; a layer asserts that this is all of them.
+/// Whether Option derives from one of Tags; a layer asserts it of each of its options.
 template <class Option, class... Tags>
 constexpr bool has_a_tag = (std::is_base_of_v<Tags, Option> || ...);
 

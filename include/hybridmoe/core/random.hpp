@@ -47,7 +47,7 @@ HYBRIDMOE_FUNCTION constexpr Block draw(Key key, std::uint64_t stream, std::uint
                        static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)}});
 }
 
-/// Uniform in (0, 1), 24 bits: never 0 (its logarithm is finite), never 1.
+/// Uniform among the middles of 2²³ equal parts of (0, 1): never 0 (its logarithm is finite), never 1.
 HYBRIDMOE_FUNCTION constexpr float uniform(std::uint32_t word) {
   return (static_cast<float>(word >> 9) + 0.5f) * (1.0f / 8388608.0f);
 }

@@ -27,7 +27,7 @@ class [[nodiscard]] Result {
     else
       new (&error_) Error(other.error_);
   }
-  Result(Result&& other) : good_(other.good_) {
+  Result(Result&& other) noexcept(std::is_nothrow_move_constructible_v<T>) : good_(other.good_) {
     if (good_)
       new (&value_) T(std::move(other.value_));
     else

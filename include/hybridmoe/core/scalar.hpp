@@ -1,7 +1,7 @@
 #pragma once
 /// @file scalar.hpp
-/// Number types and the few transcendental functions that kernels use. The float versions are branch-free polynomials, so that
-/// loops over them vectorise and give the same bits on every CPU space; the double versions are the standard library's.
+/// Number types and the few transcendental functions that kernels use. exp, sigmoid and tanh of float are branch-free
+/// polynomials, so that loops over them vectorise; the other functions, and all of double, are the standard library's.
 
 #include <bit>
 #include <cmath>

@@ -256,7 +256,7 @@ struct Segments {
 
     // Accounting.
     static constexpr Index parameters = element_count<Parameters<float, Flat>, float>;
-    /// Every token meets taps and norm (and boundaries); a token that closes a paragraph meets everything.
+    /// Every token meets taps and norm; boundaries only where one may be; a token that closes a paragraph meets everything.
     static constexpr Spread active_parameters() { return {(ops::segment_taps + 1) * width, parameters, parameters}; }
     /// On average, with the lengths that are aimed at: a segment's products are done once, when it closes.
     static constexpr Flops flops_per_token(Index) {

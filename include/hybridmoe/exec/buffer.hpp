@@ -44,7 +44,7 @@ struct Memory {
   static void copy(const Space& space, std::byte* to, const std::byte* from, Index bytes) { copy_in(space, to, from, bytes); }
   static void zero(const Space& space, std::byte* to, Index bytes) {
     space.fence();
-    std::memset(to, 0, to_size(bytes));
+    if (bytes > 0) std::memset(to, 0, to_size(bytes));
   }
 };
 

@@ -40,7 +40,8 @@ class Sampler {
  public:
   explicit Sampler(Index vocab) : candidates_(to_size(vocab)), seen_(to_size(vocab)) {}
 
-  /// The next token, or an error if no logit is finite. `history`: the tokens so far (for the repetition penalty).
+  /// The next token, or an error if no logit is finite. `history`: the tokens so far (for the repetition penalty). `position`
+  /// numbers the choices of a sequence, whatever it counts.
   template <class T>
   Result<std::int32_t> operator()(std::span<const T> logits, std::span<const std::int32_t> history, const Sampling& options,
                                   std::uint64_t sequence, std::uint64_t position) {
@@ -51,8 +52,10 @@ class Sampler {
         if (token >= 0 && to_size(token) < seen_.size()) seen_[to_size(token)] = 1;
     for (std::size_t v = 0; v < logits.size(); ++v) {
       double z = static_cast<double>(logits[v]);
-      if (!math::is_finite(z)) z = math::lowest<double>;
-      if (seen_[v] != 0) z = z > 0 ? z / options.repetition_penalty : z * options.repetition_penalty;
+      if (!math::is_finite(z))
+        z = math::lowest<double>;  // as it is: a penalty would make it look like a logit
+      else if (seen_[v] != 0)
+        z = z > 0 ? z / options.repetition_penalty : z * options.repetition_penalty;
       candidates_[v] = {z, static_cast<std::int32_t>(v)};
     }
     const auto better = [](const Candidate& a, const Candidate& b) {

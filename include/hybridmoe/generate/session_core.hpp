@@ -86,7 +86,8 @@ class SessionCore {
   /// LanguageSizes::rewind, or 0 for a model some layer of which carries a state that cannot be taken back.
   static constexpr Index rewind_limit() { return Language::rewind_limit(); }
 
-  /// A copy of a sequence, and back: state, tokens and logits. Costs the bytes of one state.
+  /// A copy of a sequence, and back: state, tokens and logits (not what it may spend). Costs the bytes of one state. A snapshot
+  /// that cannot be of this model is refused; its state is not looked at beyond its size.
   Snapshot snapshot(Index sequence) const;
   Status restore(Index sequence, const Snapshot& snapshot);
 
@@ -263,6 +264,13 @@ Status SessionCore<Language_, T_, Space_, Storage>::restore(Index sequence, cons
   if (to_index(copy.state.size()) != stride_ || copy.logits.size() != to_size(Language::vocab) * sizeof(T) ||
       to_index(copy.history.size()) > Language::context)
     return Error{Code::bad_argument, "the snapshot is of another model", "session", to_index(copy.state.size()), stride_};
+  // Tokens are fed again when a sequence slides, and `furthest` guards rewind().
+  for (const std::int32_t token : copy.history)
+    if (token < 0 || token >= Language::vocab)
+      return Error{Code::bad_argument, "the snapshot holds a token outside the vocabulary", "session", token, Language::vocab};
+  if (copy.furthest < to_index(copy.history.size()) || copy.furthest > Language::context)
+    return Error{Code::bad_argument, "the snapshot's furthest position is not one that its tokens can have reached", "session",
+                 copy.furthest, to_index(copy.history.size())};
   states_.copy_in(copy.state.data(), stride_, sequence * stride_);
   std::copy(copy.history.begin(), copy.history.end(), history_.begin() + sequence * Language::context);
   std::memcpy(host_logits_.data() + sequence * Language::vocab, copy.logits.data(), copy.logits.size());

@@ -50,7 +50,7 @@ auto rows_of(Eigen::DenseBase<Derived>& matrix) {
   using Element = std::remove_pointer_t<decltype(matrix.derived().data())>;
   using Answer = Result<Rows<Element, width>>;
   if (matrix.cols() != width) return Answer(Error{Code::bad_argument, "the matrix has another width", {}, matrix.cols(), width});
-  if (matrix.rows() > 1 && matrix.derived().outerStride() != width && width != 1)
+  if (bool(Derived::IsRowMajor) && matrix.rows() > 1 && matrix.derived().outerStride() != width)
     return Answer(Error{Code::bad_argument, "the matrix has gaps between its rows", {}, matrix.derived().outerStride(), width});
   if (matrix.derived().innerStride() != 1)
     return Answer(Error{Code::bad_argument, "the matrix has gaps between its elements", {}, matrix.derived().innerStride(), 1});

@@ -63,10 +63,14 @@ class AtomicFile {
     int outcome = uninterrupted([&] { return system_->sync(handle_); });
     if (outcome < 0) return give_up("syncing failed; the old file is untouched", outcome);
     // The lock is kept until after the rename: nobody else may write to the temporary file that is about to become the file.
+    if (!system_->renames_open_files()) {
+      outcome = system_->close(std::exchange(handle_, -1));
+      if (outcome < 0 && outcome != -EINTR) return give_up("closing failed; the old file is untouched", outcome);
+    }
     outcome = uninterrupted([&] { return system_->rename(temporary_.c_str(), path_.c_str()); });
     if (outcome < 0) return give_up("renaming failed; the old file is untouched", outcome);
     owned_ = false;
-    outcome = system_->close(std::exchange(handle_, -1));  // never again after EINTR: the handle may be somebody else's by then
+    if (handle_ >= 0) outcome = system_->close(std::exchange(handle_, -1));  // never twice: it may be somebody else's by then
     if (outcome < 0 && outcome != -EINTR) return late_error(outcome);
     outcome = sync_directory();
     if (outcome < 0) return late_error(outcome);
@@ -130,10 +134,13 @@ class AtomicFile {
   }
   /// Removes the temporary file, then lets go of its lock.
   void abandon() {
+    const auto close = [this] {
+      if (handle_ >= 0) system_->close(std::exchange(handle_, -1));
+    };
+    if (!system_->renames_open_files()) close();
     if (owned_) uninterrupted([&] { return system_->remove(temporary_.c_str()); });
-    if (handle_ >= 0) system_->close(handle_);
     owned_ = false;
-    handle_ = -1;
+    close();
   }
 
   std::string path_, temporary_;

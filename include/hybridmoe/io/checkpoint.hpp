@@ -5,7 +5,9 @@
 /// is also the data cursor and the state of the random numbers; schedule; settings) as metadata. Written beside the old file,
 /// synced, renamed over it.
 
-#include <cstdlib>
+#include <algorithm>
+#include <charconv>
+#include <cmath>
 
 #include <hybridmoe/io/load.hpp>
 #include <hybridmoe/io/safetensors_writer.hpp>
@@ -15,7 +17,7 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 
 namespace checkpoint_detail {
 
-inline constexpr std::string_view format = "hybridmoe checkpoint 2";
+inline constexpr std::string_view format = "hybridmoe checkpoint 3";
 
 /// All of a flat buffer's tensors as a list, names after `prefix`.
 template <class Language, class T, class List>
@@ -23,11 +25,37 @@ void list_tensors(const Layout& layout, List& list, std::string_view prefix, aut
   Language::template visit<T, Flat>(layout, list, Name{nullptr, prefix, -1}, buffer);
 }
 
-/// A double without loss.
+/// A double without loss, as printf's %a writes it in the C locale: 0x1.8p+0. (A program may have set another locale, in which
+/// printf and scanf want a comma.)
 inline std::string exact(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%a", value);
-  return text;
+  char digits[40];
+  const auto end = std::to_chars(digits, digits + sizeof digits, std::fabs(value), std::chars_format::hex).ptr;
+  std::string text = std::signbit(value) ? "-" : "";
+  if (std::isfinite(value)) text += "0x";
+  return text + std::string(digits, end);
+}
+inline bool parse_number(std::string_view text, Index& value, int base = 10) {
+  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  return fault == std::errc{} && end == text.data() + text.size();
+}
+/// What exact() wrote of a finite number.
+inline bool parse_exact(std::string_view text, double& value) {
+  const bool negative = text.starts_with('-');
+  if (negative) text.remove_prefix(1);
+  const std::size_t power = text.find('p');
+  if (!text.starts_with("0x") || power == std::string_view::npos) return false;
+  std::string_view scale = text.substr(power + 1);
+  if (scale.starts_with('+')) scale.remove_prefix(1);
+  std::string digits(text.substr(2, power - 2));
+  const std::size_t point = (std::min)(digits.find('.'), digits.size());
+  digits.erase(point, 1);
+  Index mantissa = 0, exponent = 0;
+  if (digits.size() > 14 || !parse_number(digits, mantissa, 16) || mantissa < 0) return false;
+  if (!parse_number(scale, exponent) || exponent < -1200 || exponent > 1200) return false;
+  const auto fraction = static_cast<int>(digits.size() - point);
+  value = std::ldexp(static_cast<double>(mantissa), static_cast<int>(exponent) - 4 * fraction);
+  if (negative) value = -value;
+  return std::isfinite(value);
 }
 
 /// What distinguishes models whose tensors may have the same shapes: windows, experts per token, contexts.
@@ -106,21 +134,20 @@ inline std::string schedule_text(const train::Schedule& s) {
   return std::to_string(static_cast<int>(s.shape)) + " " + exact(s.peak) + " " + std::to_string(s.warmup) + " " +
          std::to_string(s.steps) + " " + exact(s.last) + " " + std::to_string(s.decay);
 }
-inline bool parse_schedule(const std::string& text, train::Schedule& s) {
-  int shape = -1;
-  long long warmup = 0, steps = 0, decay = 0;
-  if (std::sscanf(text.c_str(), "%d %la %lld %lld %la %lld", &shape, &s.peak, &warmup, &steps, &s.last, &decay) != 6 ||
+inline bool parse_schedule(std::string_view text, train::Schedule& schedule) {
+  const auto word = [&text] {
+    const std::string_view first = text.substr(0, text.find(' '));
+    text.remove_prefix((std::min)(first.size() + 1, text.size()));
+    return first;
+  };
+  train::Schedule s;
+  Index shape = -1;
+  if (!parse_number(word(), shape) || !parse_exact(word(), s.peak) || !parse_number(word(), s.warmup) ||
+      !parse_number(word(), s.steps) || !parse_exact(word(), s.last) || !parse_number(word(), s.decay) || !text.empty() ||
       shape < 0 || shape > 2)
     return false;
   s.shape = static_cast<train::Shape>(shape);
-  s.warmup = warmup;
-  s.steps = steps;
-  s.decay = decay;
-  return true;
-}
-inline bool parse_number(std::string_view text, Index& value) {
-  if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string_view::npos) return false;
-  value = std::atoll(std::string(text).c_str());
+  schedule = s;
   return true;
 }
 
@@ -157,6 +184,12 @@ Status save(const train::TrainerCore<Language, T, Space>& trainer, const Identit
   return writer.write(std::move(path), Checksums::whole_file, system);
 }
 
+/// A file's text for a message: as in_quotes(), without the quotes.
+inline std::string readable(std::string_view text) {
+  std::string clean = in_quotes(text, 1000).substr(1);
+  return clean.erase(clean.rfind('"'), 1);
+}
+
 /// Whether a file belongs to a run with the same settings; an error lists those that differ, and tensors that do not fit.
 template <class Language, class T, class Space>
 Status same_run(const SafetensorsFile& file, const TensorList& list, const train::TrainerCore<Language, T, Space>& trainer,
@@ -166,7 +199,7 @@ Status same_run(const SafetensorsFile& file, const TensorList& list, const train
     const std::string_view stored = file.metadata(name).value_or("(absent)");
     if (stored == value) continue;
     if (name == description_key && !same_compiler(stored, value)) continue;
-    differences += std::string(name) + ": the checkpoint has " + std::string(stored) + ", this run " + value + "\n";
+    differences += std::string(name) + ": the checkpoint has " + readable(stored) + ", this run " + value + "\n";
   }
   if (differences.empty()) return Done{};
   Result<std::vector<FileTensor>> layout = file_layout(list, own_names);
@@ -187,14 +220,15 @@ Status load(train::TrainerCore<Language, T, Space>& trainer, const Identity& mod
     return Error{.code = Code::file_mismatch,
                  .what = "this is not a training checkpoint of this version",
                  .where = file.path(),
-                 .detail = "its \"checkpoint\" entry is \"" + std::string(file.metadata("checkpoint").value_or("")) + "\""};
+                 .detail = "its \"checkpoint\" entry is " + in_quotes(file.metadata("checkpoint").value_or(""))};
   Buffers<T> host(trainer.model().size());
   const auto list = host.template list<Language, TensorList, T>(trainer.model().layout());
   if (Status same = same_run(file, list, trainer, model); !same) return same;
   Index step = 0;
   train::Schedule schedule = trainer.options().schedule;
-  if (!parse_number(file.metadata("step").value_or(""), step) ||
-      !parse_schedule(std::string(file.metadata("schedule").value_or("")), schedule))
+  constexpr Index most_steps = 1'000'000'000'000;  // micro-batches are numbered by products of it
+  if (!parse_number(file.metadata("step").value_or(""), step) || step < 0 || step > most_steps ||
+      !parse_schedule(file.metadata("schedule").value_or(""), schedule))
     return Error{.code = Code::file_damaged, .what = "the checkpoint's step or schedule is unreadable", .where = file.path()};
   if (Status loaded = load_tensors(file, list, own_names); !loaded) return loaded;
   if (Status sound = file.compare_checksum(); !sound) return sound;

@@ -164,7 +164,7 @@ inline double read_rope(Keys& keys, double otherwise) {
     const Object& object = keys.object()[outer];
     if (!object.is_object()) return keys.wrong(outer, "this key must be an object"), theta;
     Keys rope(object, keys.where() + ": " + outer);
-    const std::string type = rope.word(object.contains("rope_type") ? "rope_type" : inner, "default");
+    const std::string type = rope.word(rope.has("rope_type") ? "rope_type" : inner, "default");
     rope.only("rope_type", type == "default", "only the rope type \"default\" is supported");
     theta = rope.number("rope_theta", theta);
     const double share = rope.number("partial_rotary_factor", 1);
@@ -192,6 +192,7 @@ inline void read_llama(Keys& keys, HfConfig& config) {
   const bool grouped = (mistral || mixtral) && !keys.is_null("num_key_value_heads");
   config.kv_heads = keys.size("num_key_value_heads", grouped ? Index{8} : config.heads);
   config.head_size = keys.size("head_dim", config.width / config.heads);
+  keys.only("head_dim", config.head_size > 0, "there are more heads than hidden_size has elements");
   config.context = keys.size("max_position_embeddings", config.family == "llama" ? 2048 : 131072);
   config.epsilon = keys.number("rms_norm_eps", mixtral ? 1e-5 : 1e-6);
   config.rope_theta = read_rope(keys, mixtral ? 1e6 : 1e4);
@@ -304,9 +305,10 @@ inline Result<HfConfig> parse_hf_config(std::string_view text, std::string where
                .detail = in_quotes(config.family)};
 }
 
-/// Reads a config.json.
+/// Reads a config.json of at most 1 MiB. (Published ones have some kilobytes; nlohmann-json makes 70 bytes of memory out of one
+/// of the worst, and nobody's file should take a gigabyte.)
 inline Result<HfConfig> read_hf_config(std::string path, System& system = default_system()) {
-  constexpr Index most = Index{1} << 24;
+  constexpr Index most = Index{1} << 20;
   const Result<HeapArray<char>> text = read_file(path, most, system);
   if (!text) return text.error();
   return parse_hf_config({text->data(), to_size(text->size())}, std::move(path));

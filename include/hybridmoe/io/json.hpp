@@ -157,7 +157,7 @@ class JsonReader {
   void finish_value() { wants_ = depth_ == 0 ? Wants::nothing : Wants::comma_or_end; }
 
   JsonToken open(bool object) {
-    if (depth_ == limit_) return fail("JSON: nested too deeply", to_index(at_), depth_ + 1, limit_);
+    if (depth_ >= limit_) return fail("JSON: nested too deeply", to_index(at_), depth_ + 1, limit_);
     const std::uint64_t bit = std::uint64_t{1} << depth_++;
     objects_ = object ? objects_ | bit : objects_ & ~bit;
     wants_ = object ? Wants::key_or_end : Wants::value_or_end;

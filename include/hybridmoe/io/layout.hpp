@@ -46,11 +46,21 @@ bool join_parts(FileTensor& tensor, const TensorListOf<Memory>& list) {
       return false;
     if (tensor.parts.size() > 1 && (one.rank == 0 || ours.row_elements() != one.row_elements())) return false;
   }
+  // Every row of the file belongs to one part, and to one only.
+  const Index slabs = tensor.slabs();
+  if (slabs > to_index(tensor.parts.size())) return false;
+  std::vector<bool> taken(to_size(slabs * rows));
+  Index left = slabs * rows;
   for (const FileTensor::Part& part : tensor.parts) {
-    const Index last = list[part.ours].shape.rows() - 1, block = part.source.block;
-    const Index there = block > 0 ? last / block * part.source.stride + last % block : last;
-    if (part.source.first < 0 || part.source.first + there >= larger(rows, 1)) return false;
+    const Index block = part.source.block, base = larger(part.source.slab, 0) * rows;
+    if ((part.source.slab < 0) != (first.slab < 0)) return false;
+    for (Index row = 0; row < list[part.ours].shape.rows(); ++row, --left) {
+      const Index there = part.source.first + (block > 0 ? row / block * part.source.stride + row % block : row);
+      if (there < 0 || there >= rows || taken[to_size(base + there)]) return false;
+      taken[to_size(base + there)] = true;
+    }
   }
+  if (left != 0) return false;
   const auto insert = [&shape](Index axis, Index extent) {
     for (Index i = shape.rank; i > axis; --i) shape.extent[to_size(i)] = shape[i - 1];
     shape.extent[to_size(axis)] = extent;

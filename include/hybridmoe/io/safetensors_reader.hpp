@@ -11,7 +11,7 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::io {
 
 /// The metadata key under which our writer leaves a checksum of the file: 16 hexadecimal digits, computed with zeros in place
 /// of themselves.
-inline constexpr std::string_view checksum_key = "hybridmoe.checksum";
+inline constexpr std::string_view checksum_key = "hybridmoe.checksum2";
 
 /// 64 bits as 16 hexadecimal digits.
 inline std::string hex_text(std::uint64_t value) {

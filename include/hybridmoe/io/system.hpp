@@ -28,7 +28,7 @@ struct FileFacts {
 /// A file that is open: what System::open returned.
 using Handle = int;
 
-/// One virtual function for each call; none retries, loops or allocates.
+/// One virtual function for each call; none retries or loops.
 class System {
  public:
   virtual Handle open(const char* path, Access access) = 0;
@@ -43,6 +43,8 @@ class System {
   virtual int sync(Handle file) = 0;
   virtual int close(Handle file) = 0;
   virtual int rename(const char* from, const char* to) = 0;
+  /// Whether rename() and remove() work on a file that is open. Where they do not, AtomicFile closes it first.
+  virtual bool renames_open_files() const { return true; }
   virtual int remove(const char* path) = 0;
 
  protected:

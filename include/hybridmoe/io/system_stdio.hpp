@@ -1,8 +1,8 @@
 #pragma once
 /// @file system_stdio.hpp
 /// System where there is no POSIX: the C library's files. It cannot lock, sync a directory, tell a pipe from a file or replace a
-/// file in one step; what it cannot do it leaves out, so a crash between removing the old file and renaming the new one leaves
-/// only the temporary file, which is complete by then.
+/// file in one step; what it cannot do it leaves out, so a crash between renaming the old file (to `.replaced`) and renaming the
+/// new one leaves both under other names; the new one is complete by then.
 
 #include <cstdio>
 
@@ -58,9 +58,19 @@ class StdioSystem final : public System {
   }
   int rename(const char* from, const char* to) override {
     if (std::rename(from, to) == 0) return 0;
-    std::remove(to);  // some systems refuse to rename onto a file
-    return std::rename(from, to) == 0 ? 0 : fault();
+    // Some systems refuse to rename onto a file: then it steps aside, and comes back if that was not the reason.
+    const std::string aside = std::string(to) + ".replaced";
+    std::remove(aside.c_str());
+    if (std::rename(to, aside.c_str()) != 0) return fault();
+    if (std::rename(from, to) != 0) {
+      const int error = fault();
+      std::rename(aside.c_str(), to);
+      return error;
+    }
+    std::remove(aside.c_str());
+    return 0;
   }
+  bool renames_open_files() const override { return false; }  // Windows does not
   int remove(const char* path) override { return std::remove(path) == 0 ? 0 : fault(); }
 
  private:

@@ -68,4 +68,19 @@ constexpr double least_budget(const Cost& cost) {
   return table[0] / table[to_size(budget_steps)];
 }
 
+/// The most forward FLOPs of one token at a budget, of a part L. One that does not say so itself has no choice, and its
+/// flops_per_token is a mean over the positions of a sequence: the last token, which sees the most, costs the difference of two
+/// sums.
+template <class L>
+constexpr double most_flops(Index context, double budget) {
+  if constexpr (requires { L::capped_flops(context, budget); }) {
+    return static_cast<double>(L::capped_flops(context, budget));
+  } else {
+    const double mean = L::flops_per_token(context).forward;
+    if (context < 2) return mean;
+    const double rest = static_cast<double>(context - 1);
+    return mean + rest * (mean - L::flops_per_token(context - 1).forward);
+  }
+}
+
 }  // namespace hybridmoe

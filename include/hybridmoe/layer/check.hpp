@@ -1,6 +1,7 @@
 #pragma once
 /// @file check.hpp
-/// Whether a type is a layer, asked once and answered with one sentence for the first missing piece.
+/// What a type needs to be a layer, piece by piece. model/check.hpp asks once and answers with one sentence for the first that is
+/// missing.
 
 #include <hybridmoe/exec/inline.hpp>
 #include <hybridmoe/layer/layer.hpp>

@@ -62,11 +62,13 @@ struct Call {
   }
 };
 
-/// The auxiliary loss per forward FLOP of a row with performance target q: price·(1 − q)². A layer that chooses how much to
-/// compute adds it, as a mean over the rows of a call, to its auxiliary losses.
+/// The auxiliary loss per forward FLOP of a row with performance target q: price·(1 − q)². A target outside [0, 1] counts as the
+/// nearer end, NaN as 1. A layer that chooses how much to compute adds it, as a mean over the rows of a call, to its auxiliary
+/// losses.
 template <class T>
 HYBRIDMOE_FUNCTION T price_of(double price, T target) {
-  return static_cast<T>(price) * (T(1) - target) * (T(1) - target);
+  const T saved = !(target < T(1)) ? T(0) : target > T(0) ? T(1) - target : T(1);
+  return static_cast<T>(price) * saved * saved;
 }
 
 /// The states of one layer: state of slot s at base + s·stride. Null base: no state (training).

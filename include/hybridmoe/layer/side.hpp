@@ -94,6 +94,7 @@ struct Side {
 
   template <class Stream, class T>
   HYBRIDMOE_FUNCTION void set(const T* values, T* gradients, Index columns) {
+    static_assert(Stream::number >= 0 && Stream::number < stream::count, "a stream's number must be below stream::count");
     value[Stream::number] = values;
     gradient[Stream::number] = gradients;
     width[Stream::number] = columns;
@@ -101,6 +102,7 @@ struct Side {
   template <class Stream, class T>
   HYBRIDMOE_FUNCTION StreamRows<T> rows() const {
     constexpr int n = Stream::number;
+    static_assert(n >= 0 && n < stream::count, "a stream's number must be below stream::count");
     return {static_cast<const T*>(value[n]), static_cast<T*>(gradient[n]), width[n]};
   }
   /// A stream that is one structure: null where absent.

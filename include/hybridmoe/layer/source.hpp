@@ -5,9 +5,8 @@
 /// and a tape, as a layer is. Its description has `template <class Env> struct Layer`, Env a SourceEnvironment, with
 ///
 ///   name                            constexpr std::string_view: where its tensors lie
-///   Parameters<T, Storage>, visit, State<T>, Tape<T>(arena, extent), workspace_bytes<T, Storage>(extent)   as in
-///   layer/layer.hpp;
-///                                   values of streams, and in training their gradients, lie in the tape
+///   Parameters<T, Storage>, visit, State<T>, Tape<T>(arena, extent), workspace_bytes<T, Storage>(extent)
+///                                   as in layer/layer.hpp; values of streams, and in training their gradients, lie in the tape
 ///   forward(call, p, input, x, states, tape)          reads streams of earlier sources in call.side; x [rows, width] holds the
 ///                                   embeddings and what earlier sources added; a source may add to it
 ///   streams(tape, rows, side)       sets the source's streams in `side`: where the tape holds their values and gradients
@@ -20,6 +19,7 @@
 ///
 /// In training, forward zeroes the gradients of the streams that it sets.
 
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/layer.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
@@ -147,11 +147,7 @@ struct SourceList<Env, First_, Others...> {
   }
   /// The most forward FLOPs of one token at budget β.
   static constexpr double capped_flops(Index context, double beta) {
-    const double rest = Rest::capped_flops(context, beta);
-    if constexpr (requires { First::capped_flops(context, beta); })
-      return First::capped_flops(context, beta) + rest;
-    else
-      return First::flops_per_token(context).forward + rest;
+    return most_flops<First>(context, beta) + Rest::capped_flops(context, beta);
   }
   static constexpr Index recurrent_elements = First::recurrent_elements + Rest::recurrent_elements;
   static constexpr Index cache_elements_per_token(Index context) {

@@ -37,14 +37,9 @@ struct CoreAccount {
     using S = typename Core::Sources;
     return S::cache_elements_per_token(length) * length + S::recurrent_elements + layout.sum(layer_cache(length));
   }
-  /// The most forward FLOPs of one token at budget β (layer/budget.hpp); layers without a choice cost what they cost.
+  /// The most forward FLOPs of one token at budget β (layer/budget.hpp).
   static constexpr double capped_flops(Layout layout, Index length, double beta) {
-    const auto capped = per_kind([length, beta]<class L>() {
-      if constexpr (requires { L::capped_flops(length, beta); })
-        return static_cast<double>(L::capped_flops(length, beta));
-      else
-        return L::flops_per_token(length).forward;
-    });
+    const auto capped = per_kind([length, beta]<class L>() { return most_flops<L>(length, beta); });
     return 2.0 * static_cast<double>(Core::vocab * Core::width) + Core::FinalLayer::flops_per_token(length).forward +
            Core::Sources::capped_flops(length, beta) + layout.sum(capped);
   }
@@ -74,7 +69,7 @@ struct Account {
   static constexpr double capped_flops(Index length, double beta) {
     return Kinds::capped_flops(M::constant_layout, length, beta);
   }
-  /// The largest β in {0, 1/64, …, 1} that keeps every token below `part` of the worst case, C(1).
+  /// The largest β in {0, 1/64, …, 1} that keeps every token at or below `part` of the worst case, C(1); 0 also where none does.
   static constexpr double budget_for(double part, Index length) {
     return beta_for(part, [length](double beta) { return capped_flops(length, beta); });
   }

@@ -5,6 +5,7 @@
 
 #include <hybridmoe/channel/nothing.hpp>
 #include <hybridmoe/core/options.hpp>
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/check.hpp>
 #include <hybridmoe/norm/rms_norm.hpp>
 #include <hybridmoe/ops/dropout.hpp>
@@ -288,22 +289,15 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
   static constexpr Flops flops_per_token(Index context) {
     return norm_flops(context) + MixerLayer::flops_per_token(context) + ChannelLayer::flops_per_token(context);
   }
-  /// The most forward FLOPs of a token at a budget: those of parts that do not depend on budgets as they are.
+  /// The most forward FLOPs of a token at a budget.
   static constexpr double capped_flops(Index context, double budget) {
-    return norm_flops(context).forward + capped<MixerLayer>(context, budget) + capped<ChannelLayer>(context, budget);
+    return norm_flops(context).forward + most_flops<MixerLayer>(context, budget) + most_flops<ChannelLayer>(context, budget);
   }
 
  private:
   static constexpr Flops norm_flops(Index context) {
     const Flops norm = NormLayer::flops_per_token(context);
     return (two_norms ? norm + norm : norm) + PostLayer::flops_per_token(context) + ChannelPostLayer::flops_per_token(context);
-  }
-  template <class L>
-  static constexpr double capped(Index context, double budget) {
-    if constexpr (requires { L::capped_flops(context, budget); })
-      return L::capped_flops(context, budget);
-    else
-      return L::flops_per_token(context).forward;
   }
 
   /// The parameters of norm L, which `member` is, or stands for where they are none.

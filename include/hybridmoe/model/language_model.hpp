@@ -32,7 +32,12 @@ namespace check_model {
 
 template <LanguageSizes sizes>
 struct NoSize {
-  static_assert(possible<got<sizes.width>>, "LanguageSizes::vocab, width, context and chunk must be positive");
+  static_assert(possible<got<sizes.width>>,
+                "LanguageSizes::vocab, width, context and chunk must be positive, rewind must not be negative");
+};
+template <class Option>
+struct ForeignOption {
+  static_assert(possible<Option>, "an option of LanguageModel is none of: Slot<...>, FinalNorm<...>, Sources<...>");
 };
 template <class Pattern>
 struct EmptyPattern {
@@ -51,7 +56,7 @@ constexpr auto sources(Sources<Descriptions...>) {
 /// All questions about a model's parts, cheapest first.
 template <LanguageSizes sizes, class Pattern, class Final, class Sources, class... Slots>
 constexpr auto model() {
-  if constexpr (!(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0)) {
+  if constexpr (!(sizes.vocab > 0 && sizes.width > 0 && sizes.context > 0 && sizes.chunk > 0 && sizes.rewind >= 0)) {
     return Is<NoSize<sizes>>{};
   } else if constexpr (Pattern::period_size == 0) {
     return Is<EmptyPattern<Pattern>>{};
@@ -158,10 +163,19 @@ struct SplitOptions<Final, Sources, TypeList<Slots...>> {
   using Body = typename LanguageBase<std::is_same_v<Answer<sizes, Pattern>, check_model::Sound>, sizes, Pattern, Final, Sources,
                                      Slots...>::type;
 };
+/// An option that is of another part of the model would otherwise be passed over in silence.
+template <class Option>
+struct RefusedOption {
+  template <LanguageSizes, class>
+  using Answer = check_model::ForeignOption<Option>;
+  template <LanguageSizes sizes, class Pattern>
+  using Body = typename LanguageBase<false, sizes, Pattern, norm::Rms<>, Sources<>>::type;
+};
 template <class Final, class Sources, class... Slots, class First, class... Rest>
 struct SplitOptions<Final, Sources, TypeList<Slots...>, First, Rest...>
     : std::conditional_t<is_slot<First>, SplitOptions<Final, Sources, TypeList<Slots..., First>, Rest...>,
-                         SplitOptions<Final, Sources, TypeList<Slots...>, Rest...>> {};
+                         std::conditional_t<has_a_tag<First, FinalNormTag, SourcesTag>,
+                                            SplitOptions<Final, Sources, TypeList<Slots...>, Rest...>, RefusedOption<First>>> {};
 
 template <class... Options>
 using LanguageOptions = SplitOptions<typename Option<FinalNormTag, FinalNorm<norm::Rms<>>, Options...>::type,

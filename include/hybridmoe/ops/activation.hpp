@@ -73,16 +73,16 @@ struct GeluErf {
   }
 };
 
-/// relu(x)².
+/// relu(x)². (Written so that NaN stays NaN: training stops on it.)
 struct SquaredRelu {
   template <class T>
   HYBRIDMOE_FUNCTION static T value(T x) {
-    const T r = math::select(x > T(0), x, T(0));
+    const T r = math::select(x <= T(0), T(0), x);
     return r * r;
   }
   template <class T>
   HYBRIDMOE_FUNCTION static ValueAndSlope<T> both(T x) {
-    const T r = math::select(x > T(0), x, T(0));
+    const T r = math::select(x <= T(0), T(0), x);
     return {r * r, r + r};
   }
 };

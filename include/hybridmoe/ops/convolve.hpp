@@ -3,9 +3,9 @@
 /// Short causal convolution of every channel with taps of its own, an optional bias and an optional SiLU, as in Mamba, gated
 /// delta and hybrid layers:
 ///
-///   u[t, c] = bias[c] + Σ_k weight[c, k]·in[t − (taps−1) + k, c]        (tap taps−1 is the current row; before position 0:
-///   nothing) out[t, c] = u or silu(u)
+///   u[t, c]   = bias[c] + Σ_k weight[c, k]·in[t − (taps−1) + k, c]        out[t, c] = u or silu(u)
 ///
+/// where tap taps−1 is the current row and rows before position 0 are zero.
 /// A sequence carries its last inputs in a ring: position p at row p mod history.
 
 #include <hybridmoe/core/arena.hpp>

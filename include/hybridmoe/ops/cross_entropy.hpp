@@ -7,8 +7,8 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 
-/// loss[row] = log Σ e^z − z[target] in nats (0 where target < 0); where `scale` is not zero the logits become scale·∂loss/∂z.
-/// One item: one row.
+/// loss[row] = log Σ e^z − z[target] in nats (0 where target < 0). The logits become scale·∂loss/∂z; with `scale` 0 they are used
+/// up, and what they hold afterwards means nothing. One item: one row.
 template <class T, Index vocab>
 struct CrossEntropy {
   T* logits;  ///< [rows, vocab]
@@ -35,9 +35,13 @@ struct CrossEntropy {
       for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
     loss[row] = t < 0 ? 0.0 : static_cast<double>(math::log(lane[0])) - static_cast<double>(chosen);
     if (scale == T(0)) return;
-    const T factor = t < 0 ? T(0) : scale / lane[0];
+    if (t < 0) {
+      for (Index v = 0; v < vocab; ++v) z[v] = T(0);
+      return;
+    }
+    const T factor = scale / lane[0];
     for (Index v = 0; v < vocab; ++v) z[v] *= factor;
-    if (t >= 0) z[t] -= scale;
+    z[t] -= scale;
   }
 };
 

@@ -19,7 +19,7 @@ struct DropoutMask {
 /// Columns that one group of mask words covers: 16 Philox blocks of eight 16-bit numbers.
 inline constexpr Index mask_columns = 128;
 
-/// factor[j] = 0 or 1/(1−rate) for columns column … column+127 of a row.
+/// factor[j] = 0 or 1/(1−rate) for columns column … column+127 of a row; the rate counts in whole 65536ths, rounded down.
 template <class T>
 HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void draw_mask(const DropoutMask& mask, Index row, Index column, T* factor) {
   constexpr int lanes = 16;

@@ -39,12 +39,12 @@ struct DotTerm {
 
 /// Σ x² of `count` neighbours.
 template <class T>
-HYBRIDMOE_FUNCTION T sum_of_squares(const T* x, Index count) {
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T sum_of_squares(const T* x, Index count) {
   return lane_sum<T>(count, SquareTerm<T>{x});
 }
 /// Σ x·y of `count` neighbours.
 template <class T>
-HYBRIDMOE_FUNCTION T dot(const T* x, const T* y, Index count) {
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T dot(const T* x, const T* y, Index count) {
   return lane_sum<T>(count, DotTerm<T>{x, y});
 }
 

@@ -20,7 +20,7 @@ struct Strided {
   Index stride = 0;
 };
 
-/// What follows the normalisation. Null weight: gain 1. Null bias: none. `offset` 1 makes the gain 1 + weight.
+/// What follows the normalisation. Null weight: gain 1, and no bias. Null bias: none. `offset` 1 makes the gain 1 + weight.
 template <class T>
 struct Affine {
   const T* weight = nullptr;
@@ -209,8 +209,8 @@ struct SharesKernel {
 /// vector v of each row has its own, [per_row, size]. `centred`: LayerNorm, otherwise RMSNorm. QK-norm of q: [rows, heads·size]:
 ///
 ///   using Qk = ops::Norm<Space, T, size, heads>;
-///   Qk::forward(space, rows, {q, heads * size}, {.weight = p.q_norm.data}, epsilon, {out, heads * size}, {.inverse =
-///   tape.inverse});
+///   Qk::forward(space, rows, {q, heads * size}, {.weight = p.q_norm.data}, epsilon, {out, heads * size},
+///               {.inverse = tape.inverse});
 template <class Space, class T, Index size, Index per_row = 1, Index gains = 1, bool centred = false>
 struct Norm {
   static_assert(gains == 1 || gains == per_row, "the vectors of a row share one gain or have one each");

@@ -3,9 +3,12 @@
 /// The chunked scan's gradients. With dS′ the gradient by the matrix at a chunk's end, S the matrix at its begin,
 /// E_ij = e^{L_i−L_j}, w_j = e^{L_end−L_j} Δ_j, sums over j ≤ i of one chunk:
 ///
-///   dM_ij = dy_i·x_j                               ds_ij = Σ_heads dM_ij E_ij Δ_j          (s_ij = C_i·B_j, M_ij = s_ij E_ij
-///   Δ_j) dx_j  = Σ_i M_ij dy_i + D dy_j + w_j dS′ᵀ B_j    dC_i = Σ_j ds_ij B_j + Σ_heads e^{L_i} S dy_i dB_j  = Σ_i ds_ij C_i +
-///   Σ_heads w_j dS′ x_j      dS  = e^{L_end} dS′ + Σ_i e^{L_i} C_i ⊗ dy_i
+///   s_ij  = C_i·B_j                          M_ij = s_ij E_ij Δ_j
+///   dM_ij = dy_i·x_j                         ds_ij = Σ_heads dM_ij E_ij Δ_j
+///   dx_j  = Σ_i M_ij dy_i + D dy_j + w_j dS′ᵀ B_j
+///   dC_i  = Σ_j ds_ij B_j + Σ_heads e^{L_i} S dy_i
+///   dB_j  = Σ_i ds_ij C_i + Σ_heads w_j dS′ x_j
+///   dS    = e^{L_end} dS′ + Σ_i e^{L_i} C_i ⊗ dy_i
 ///
 /// and the derivatives by Δ and L beside them. The matrices' gradients come first, a head of a sequence an item, last chunk
 /// first; then every group of every chunk is an item of its own that walks its heads in order.
@@ -300,27 +303,27 @@ struct ScanGradientKernel {
   }
 };
 
-/// One item for all: sums over chunks and rows in order.
+/// One item: a head. Its sums over chunks and rows, in order.
 template <class T, class Sizes>
 struct ScanSumKernel {
   using Chunk = ScanChunk<Sizes::chunk>;
   Batch batch;
   const T* partials;
   ScanGradient<T> gradient;
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index h) const {
+    T decay_log = gradient.decay_log[h], skip = gradient.skip[h], step_bias = gradient.step_bias[h];
     for (Index s = 0; s < batch.sequences; ++s) {
       const Index chunks = divide_up(batch.begin[s + 1] - batch.begin[s], Sizes::chunk);
       for (Index k = 0; k < chunks; ++k) {
         const T* const partial = partials + Chunk::slot(batch, s, k) * 2 * Sizes::heads;
-        for (int h = 0; h < Sizes::heads; ++h) {
-          gradient.decay_log[h] += partial[h];
-          gradient.skip[h] += partial[Sizes::heads + h];
-        }
+        decay_log += partial[h];
+        skip += partial[Sizes::heads + h];
       }
     }
-    for (Index row = 0; row < batch.rows; ++row) {
-      for (int h = 0; h < Sizes::heads; ++h) gradient.step_bias[h] += gradient.step[row * gradient.step_stride + h];
-    }
+    for (Index row = 0; row < batch.rows; ++row) step_bias += gradient.step[row * gradient.step_stride + h];
+    gradient.decay_log[h] = decay_log;
+    gradient.skip[h] = skip;
+    gradient.step_bias[h] = step_bias;
   }
 };
 
@@ -345,7 +348,7 @@ HYBRIDMOE_FUNCTION void scan_backward(const Space& space, Arena arena, const Bat
   space.each(batch.sequences * chunks * Sizes::groups,
              ScanGradientKernel<T, Sizes>{batch, input, chunks, tape.scores, tape.matrix, scratch.carried, dy, gradient,
                                           scratch.items, scratch.partials});
-  space.each(1, ScanSumKernel<T, Sizes>{batch, scratch.partials, gradient});
+  space.each(Sizes::heads, ScanSumKernel<T, Sizes>{batch, scratch.partials, gradient});
 }
 
 }  // namespace hybridmoe::ops

@@ -16,7 +16,7 @@ struct Squash {
   const T *mean, *variance, *weight, *bias;
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T inverse_deviation(Index i) const {
-    const T v = variance[i] > T(0) ? variance[i] : T(0);
+    const T v = variance[i] < T(0) ? T(0) : variance[i];  // NaN stays
     return T(1) / math::sqrt(v + T(1e-3));
   }
 };

@@ -3,7 +3,9 @@
 /// Sequences that stand twice in a batch, at the full and at a lower budget: the cross-entropy of both, and what the lower one
 /// learns from the full one (self-distillation of elastic models; formulas of HybridMoE, section 10),
 ///
-///   loss += weight·KL(p ‖ q),   p = softmax(full logits), held fixed,   q = softmax(low logits),   ∂KL/∂low logits = q − p.
+///   weight·KL(p ‖ q),   p = softmax(full logits), held fixed,   q = softmax(low logits),   ∂KL/∂low logits = q − p.
+///
+/// The gradient has this term; the losses that are reported are cross-entropies alone.
 ///
 /// The head's logits exist for a piece of rows at a time, and a row's twin may be anywhere in the batch. Keeping the full rows'
 /// logits would cost their whole size, making them again a product; instead the batch is walked so that a piece holds rows of

@@ -56,6 +56,7 @@ struct RowReach {
   RowReach() = default;
   HYBRIDMOE_FUNCTION RowReach(Index at, const T* reach)
       : position(at), window(reach[Shape::window]), all(Shape::all ? reach[Shape::columns - 1] : T(0)) {
+    if (!(window >= T(Shape::ramp))) window = T(Shape::ramp);  // NaN is not cast to an index: its scores are NaN anyway
     Index seen = static_cast<Index>(window);
     if (static_cast<T>(seen) < window) ++seen;
     first = all > T(0) ? 0 : larger(0, at - seen + 1);

@@ -8,7 +8,8 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 
-/// Which part of a row's reach made a weight: the factors by which its gradient goes to w and to s^G.
+/// Which part of a row's reach made a weight: the factors by which its gradient goes to w and to s^G. To s^G only where it
+/// exceeds m: at 0 it makes no weight, and at 1 it adds nothing to a key of the whole window.
 template <class T, class Shape>
 struct WeightSlopes {
   T weight[key_tile], window[key_tile], all[key_tile];
@@ -20,7 +21,7 @@ struct WeightSlopes {
       const T m = row.local(last - j), seen = math::select(j <= last, T(1), T(0));
       weight[j] = seen * math::select(m > row.all, m, row.all);
       window[j] = math::select((m > row.all) & (m < T(1)), seen / T(Shape::ramp), T(0));
-      all[j] = math::select(m > row.all, T(0), seen);
+      all[j] = math::select(m < row.all, seen, T(0));
     }
   }
   /// For key tokens whose weight scale·a exceeds u: weight is what it exceeds u by, and u's own gradient is taken back.
@@ -31,7 +32,7 @@ struct WeightSlopes {
       const T m = row.local(at - position[j]), over = scale * a[j] - math::select(m > row.all, m, row.all);
       weight[j] = math::select(over > T(0), over, T(0));
       window[j] = math::select((over > T(0)) & (m > row.all) & (m < T(1)), T(-1) / T(Shape::ramp), T(0));
-      all[j] = math::select((over > T(0)) & (m <= row.all), T(-1), T(0));
+      all[j] = math::select((over > T(0)) & (m < row.all), T(-1), T(0));
     }
     T most = 0;
     for (int j = 0; j < key_tile; ++j) most += weight[j];

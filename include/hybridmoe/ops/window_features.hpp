@@ -111,7 +111,7 @@ struct WindowCounts {
   }
 };
 
-/// feature[rows, 5] of the window that ends with each row's own token. One item: feature_block rows.
+/// feature[rows, 5] of the window that ends with each row's own token. One item: `block` rows.
 template <class T, Index vocab, Index window, Index recent, Index projected, Index hashes, Index steps, Index ring_rows>
 struct WindowFeaturesKernel {
   static constexpr Index block = 32;

@@ -4,7 +4,8 @@
 ///   `template <int size, class T> static void table(Index position, T* cosine, T* sine)`   [size/2] each
 ///   `template <int size, class T> static void rotate(T* x, const T* cosine, const T* sine)` in place
 ///   `template <int size, class T> static void unrotate(...)`                                 the transpose, for gradients
-/// `active` tells whether there is anything to do.
+/// `active` tells whether there is anything to do. Optional: `template <Index size> static constexpr bool fits`, whether heads of
+/// this size can be encoded (true if absent).
 
 #include <hybridmoe/core/scalar.hpp>
 

@@ -12,7 +12,7 @@ enum class Pairs {
   adjacent  ///< 2i and 2i + 1 (GPT-J, Cohere)
 };
 
-/// @tparam base   the longest wavelength is 2π·base
+/// @tparam base   wavelengths grow geometrically from 2π towards 2π·base, which the pair after the last would have
 /// @tparam dims   how many leading elements of a head turn; 0 means all
 /// @tparam pairs  see Pairs
 template <Index base = 10000, int dims = 0, Pairs pairs = Pairs::halves>

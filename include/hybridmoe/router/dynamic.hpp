@@ -44,6 +44,7 @@ struct Dynamic {
     static_assert(most_ > 0 && most_ + 2 <= count_, "router::Dynamic needs two experts more than a token can get");
     static_assert(options.target > 0 && static_cast<double>(options.target) <= static_cast<double>(most_),
                   "DynamicOptions::target must lie above 0 and not above the most experts of a token");
+    static_assert(options.temperature > 0, "DynamicOptions::temperature must be positive");
     static_assert(options.semantic >= 0 && options.context >= 0, "DynamicOptions: a width is negative");
     static_assert(options.semantic > 0 || options.context == 0, "DynamicOptions::context is read by semantic scores only");
 

@@ -24,9 +24,10 @@ enum class Placebo {
 /// Knots of T(β), at β = 0, 0.2, …, 1.
 inline constexpr Index budget_knots = 6;
 
+/// The nearest in [0, 1], and 0 for NaN: counts are made from it, and an index made from NaN points anywhere.
 template <class T>
 HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T within_unit(T v) {
-  return v < T(0) ? T(0) : v > T(1) ? T(1) : v;
+  return !(v > T(0)) ? T(0) : v > T(1) ? T(1) : v;
 }
 
 /// Between knots `at` and at + 1, `share` of the way.
@@ -48,6 +49,12 @@ struct Threshold {
   Index upper, lower;
 };
 
+/// Whether a is the higher score; NaN is lower than any number, so that the kept ones stay sorted and the cap holds.
+template <class T>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool scores_above(T a, T b) {
+  return a > b || (b != b && a == a);
+}
+
 /// θ for at most `limit` experts (0 ≤ limit ≤ most) and the least score τ. Needs most + 2 scores.
 template <Index most, class T>
 HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE Threshold<T> find_threshold(const T* z, Index count, T limit, T least) {
@@ -56,9 +63,9 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE Threshold<T> find_threshold(const T* z, Inde
   const Index m = static_cast<Index>(limit);
   Index filled = 0;
   for (Index e = 0; e < count; ++e) {
-    if (filled == m + 2 && !(z[e] > kept[m + 1])) continue;
+    if (filled == m + 2 && !scores_above(z[e], kept[m + 1])) continue;
     Index at = filled < m + 2 ? filled++ : m + 1;
-    for (; at > 0 && z[e] > kept[at - 1]; --at) {
+    for (; at > 0 && scores_above(z[e], kept[at - 1]); --at) {
       kept[at] = kept[at - 1];
       expert[at] = expert[at - 1];
     }

@@ -30,13 +30,13 @@ class BudgetDraw {
  public:
   BudgetDraw(const Budgets& budgets, random::Key key, std::uint64_t micro, Index batch, double progress)
       : budgets_(budgets), key_(key), micro_(micro), batch_(batch) {
-    twins_ = budgets.sampled && progress >= budgets.twins_from ? batch / 4 : 0;
+    twins_ = budgets.sampled && budgets.twins_from < 1 && progress >= budgets.twins_from ? batch / 4 : 0;
   }
   /// Sequences 0 … twins()−1 are at full budget, and twins() … 2·twins()−1 hold the same windows at a lower one.
   Index twins() const { return twins_; }
   /// Whether twin pair `pair` is one at the least budget, whose gain from computing teaches the complexity.
   bool at_least(Index pair) const { return pair % 2 == 0; }
-  /// Which of the step's windows a sequence shows: twins share one.
+  /// Which of the step's windows a sequence shows: twins share one, and the step's last twins() windows are passed over.
   Index window(Index sequence) const { return sequence < twins_ ? sequence : sequence - twins_; }
 
   Condition of(Index sequence) const {

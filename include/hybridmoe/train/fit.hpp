@@ -10,8 +10,9 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::train {
 
 struct FitOptions {
-  double seconds = 0;             ///< > 0: choose the schedule's length so that training takes about this long
-  Index validate_every = 0;       ///< steps between validations; 0: ten times in all
+  double seconds =
+      0;  ///< > 0: choose the schedule's length so that a new run takes about this long; one that goes on keeps its own
+  Index validate_every = 0;       ///< steps between validations; 0: about ten times in all
   Index validation_windows = 16;  ///< windows of each of them
   const Interrupt* interrupt = nullptr;
   bool progress = true;
@@ -60,7 +61,7 @@ Result<FitReport> fit(TrainerCore<Language, T, Space>& trainer, const FitOptions
     const Index steps = trainer.options().schedule.steps;
     const Index every = options.validate_every > 0 ? options.validate_every : larger(1, steps / 10);
     if (done % every == 0 || done == steps) report.curve.add_validation(step->step, trainer.evaluate(options.validation_windows));
-    if (options.progress) progress.show(done, steps, step->loss, static_cast<double>(report.tokens), watch.seconds());
+    if (options.progress) progress.show(done, steps, step->loss, static_cast<double>(report.tokens), watch.seconds(), first);
   }
   if (options.progress) progress.done();
   report.seconds = watch.seconds();

@@ -2,6 +2,7 @@
 /// @file peak.hpp
 /// What the machine could reach, measured, to say what fraction of it training reaches.
 
+#include <hybridmoe/exec/buffer.hpp>
 #include <hybridmoe/ops/tile.hpp>
 #include <hybridmoe/train/progress.hpp>
 
@@ -22,16 +23,18 @@ struct PeakKernel {
 };
 
 /// FLOP/s of float products from the first-level cache on all of the space's threads: the best of five short runs (some ten
-/// milliseconds each). The library's own kernel does it, so the processor's peak may be a little higher.
+/// milliseconds each). The library's own kernel does it, so the processor's peak may be a little higher; on a device it is far
+/// below, since one item is one thread there. 0 if there is no memory.
 template <class Space>
 double peak_flops(const Space& space) {
   constexpr Index most = 256;
-  static float sink[most];
   const Index threads = smaller(most, static_cast<Index>(space.concurrency()));
+  const exec::Buffer<Space> sink(space, threads * static_cast<Index>(sizeof(float)));  // where the space's kernels can write
+  if (!sink) return 0;
   double best = 0;
   for (int run = 0; run < 5; ++run) {
     const Stopwatch watch;
-    space.each(threads, PeakKernel{sink});
+    space.each(threads, PeakKernel{sink.template as<float>()});
     space.fence();
     const double flops = 2.0 * 12 * 32 * PeakKernel::depth * static_cast<double>(PeakKernel::repeats * threads) / watch.seconds();
     best = flops > best ? flops : best;

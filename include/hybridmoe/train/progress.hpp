@@ -4,6 +4,7 @@
 /// it is rewritten in place; elsewhere nothing is printed.
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <string>
 
@@ -38,23 +39,22 @@ class Progress {
   explicit Progress(double flops_per_token, double peak_flops = 0, std::FILE* stream = stderr)
       : flops_per_token_(flops_per_token), peak_(peak_flops), stream_(stream), live_(is_terminal(stream)) {}
 
-  /// The line for `step` of `steps`, with `tokens` trained on in `seconds` so far.
-  std::string line(Index step, Index steps, double loss, double tokens, double seconds) const {
+  /// The line for `step` of `steps`, with `tokens` trained on in `seconds`.
+  /// @param first  steps that were done before these seconds began (a run that goes on)
+  std::string line(Index step, Index steps, double loss, double tokens, double seconds, Index first = 0) const {
     const double rate = seconds > 0 ? tokens / seconds : 0;
-    char text[160];
-    int used = std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %.0f tokens/s", static_cast<long long>(step),
-                             static_cast<long long>(steps), loss, rate);
-    if (peak_ > 0)
-      used += std::snprintf(text + used, sizeof text - static_cast<std::size_t>(used), "  %.0f%% of peak",
-                            100 * rate * flops_per_token_ / peak_);
-    const double left = step > 0 ? seconds / static_cast<double>(step) * static_cast<double>(steps - step) : 0;
-    std::snprintf(text + used, sizeof text - static_cast<std::size_t>(used), "  %.0f s left", left > 0 ? left : 0.0);
+    std::string text = "step " + std::to_string(step) + "/" + std::to_string(steps);
+    append(text, std::fabs(loss) < 1e6 ? "  loss %.4f" : "  loss %.4g", loss);
+    append(text, "  %.0f tokens/s", rate);
+    if (peak_ > 0) append(text, "  %.0f%% of peak", 100 * rate * flops_per_token_ / peak_);
+    const double left = step > first ? seconds / static_cast<double>(step - first) * static_cast<double>(steps - step) : 0;
+    append(text, "  %.0f s left", left > 0 ? left : 0.0);
     return text;
   }
 
-  void show(Index step, Index steps, double loss, double tokens, double seconds) {
+  void show(Index step, Index steps, double loss, double tokens, double seconds, Index first = 0) {
     if (!live_) return;
-    std::fprintf(stream_, "\r%s\033[K", line(step, steps, loss, tokens, seconds).c_str());
+    std::fprintf(stream_, "\r%s\033[K", line(step, steps, loss, tokens, seconds, first).c_str());
     std::fflush(stream_);
   }
   /// Ends the line.
@@ -63,6 +63,12 @@ class Progress {
   }
 
  private:
+  static void append(std::string& text, const char* format, double value) {
+    char piece[48];
+    std::snprintf(piece, sizeof piece, format, value);
+    text += piece;
+  }
+
   double flops_per_token_, peak_;
   std::FILE* stream_;
   bool live_;

@@ -89,7 +89,7 @@ class Text {
   }
 
   /// Where training window number `window` starts: each epoch shifts the grid of windows by a random offset and visits them in a
-  /// new order, every token once.
+  /// new order, no token twice; less than two windows' tokens are left out at the ends.
   Index training_window(random::Key key, Index window, Index length) const {
     const Index per_epoch = larger(1, (split_ - length) / length);
     const Index epoch = window / per_epoch;

@@ -20,7 +20,9 @@ class Trainer : public TrainerCore<typename Model::Language, typename Model::Ele
     if (Status sound = Base::examine(model, text, options); !sound) return std::move(sound).error();
     Options complete = options;
     complete.worst_flops = Model::Cost::capped_flops(options.length, 1.0);
-    Trainer trainer(model, text, complete);
+    Result<exec::Buffer<typename Model::Space>> arena = Base::reserve(model, complete);
+    if (!arena) return std::move(arena).error();
+    Trainer trainer(model, text, complete, std::move(*arena));
     if (Status held = trainer.has_memory(); !held) return std::move(held).error();
     return Result<Trainer>(std::move(trainer));
   }
@@ -31,7 +33,8 @@ class Trainer : public TrainerCore<typename Model::Language, typename Model::Ele
   static std::string pattern() { return std::string(D::LayerPattern::text()) + " " + std::to_string(D::layer_count); }
 
  private:
-  Trainer(Model& model, const Text& text, const Options& options) : Base(model, text, options) {}
+  Trainer(Model& model, const Text& text, const Options& options, exec::Buffer<typename Model::Space> arena)
+      : Base(model, text, options, std::move(arena)) {}
 };
 
 }  // namespace hybridmoe::train

@@ -102,15 +102,19 @@ class TrainerCore {
   void set_schedule(const Schedule& schedule) { options_.schedule = schedule; }
 
  protected:
-  /// Whether a trainer can be made of these; then made; then whether all its memory could be had.
+  /// Whether a trainer can be made of these; then the memory of its tapes; then the rest; then whether all of that could be had.
   static Status examine(const Parameters& model, const Text& text, const Options& options);
-  TrainerCore(Parameters& model, const Text& text, const Options& options);
+  static Result<exec::Buffer<Space>> reserve(const Parameters& model, const Options& options);
+  TrainerCore(Parameters& model, const Text& text, const Options& options, exec::Buffer<Space> arena);
   Status has_memory() const;
 
  private:
   Index rows() const { return options_.batch * options_.length; }
-  Index arena_bytes() const {
-    return Language::template training_bytes<T>(model_->layout(), Extent{rows(), options_.batch, true}, options_.recompute);
+  static Index arena_bytes(const Parameters& model, const Options& options, Index batch) {
+    return Language::template training_bytes<T>(model.layout(), Extent{batch * options.length, batch, true}, options.recompute);
+  }
+  static Error out_of_memory(Index bytes) {
+    return {Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset, bytes, {}};
   }
   random::Key key() const { return random::key_of(options_.seed); }
   /// Loads windows: `start` says where a sequence's begins.
@@ -128,7 +132,7 @@ class TrainerCore {
   double run(bool learn, Index micro, const Twins& twins);
   double sum_of_squares();
   void update(const StepReport& report);
-  Error not_finite() const;
+  Error not_finite(const char* otherwise) const;
   std::string first_bad_tensor() const;
 
   Parameters* model_;
@@ -165,6 +169,15 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
     return Error{Code::bad_argument, "Options::length must lie between 1 and the model's context", "training", options.length,
                  Language::context};
   if (!(options.dropout >= 0 && options.dropout < 1)) return Error{Code::bad_argument, "Options::dropout must lie in [0, 1)"};
+  const AdamW& o = options.optimizer;
+  if (!(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1))
+    return Error{Code::bad_argument, "Options::optimizer: beta1 and beta2 must lie in [0, 1)"};
+  if (!(static_cast<T>(o.epsilon) > T(0) && math::is_finite(o.epsilon) && o.weight_decay >= 0 && math::is_finite(o.weight_decay)))
+    return Error{Code::bad_argument, "Options::optimizer: epsilon must be positive and weight_decay not negative, both finite"};
+  if (!(options.clip >= 0)) return Error{Code::bad_argument, "Options::clip must not be negative (0 turns clipping off)"};
+  const Schedule& s = options.schedule;
+  if (!(s.peak >= 0 && math::is_finite(s.peak) && s.last >= 0 && math::is_finite(s.last)))
+    return Error{Code::bad_argument, "Options::schedule: peak and last must be finite numbers and not negative"};
   const Budgets& b = options.budgets;
   for (const double part : {b.fixed.budget, b.fixed.target, b.least, b.twins_from})
     if (!(part >= 0 && part <= 1))
@@ -180,14 +193,26 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
 }
 
 template <class Language, class T_, class Space_>
-TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& text, const Options& options)
+auto TrainerCore<Language, T_, Space_>::reserve(const Parameters& model, const Options& options) -> Result<exec::Buffer<Space>> {
+  constexpr Index beyond = Index{1} << 47;  // any machine's addresses
+  if (options.batch > beyond / arena_bytes(model, options, 1)) return out_of_memory(beyond);
+  // The largest piece first, so that a request that is out of all proportion ends here.
+  const Index bytes = arena_bytes(model, options, options.batch);
+  exec::Buffer<Space> arena(model.space(), bytes);
+  if (!arena) return out_of_memory(4 * model.size_bytes() + bytes);
+  return Result<exec::Buffer<Space>>(std::move(arena));
+}
+
+template <class Language, class T_, class Space_>
+TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& text, const Options& options,
+                                               exec::Buffer<Space> arena)
     : model_(&model),
       text_(&text),
       options_(options),
       gradient_(model.space(), model.size_bytes()),
       first_(model.space(), model.size_bytes()),
       second_(model.space(), model.size_bytes()),
-      arena_(model.space(), arena_bytes()),
+      arena_(std::move(arena)),
       indices_(model.space(), BatchPlan::index_count(rows(), options.batch) * static_cast<Index>(sizeof(Index))),
       tokens_(model.space(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t))),
       scalars_(model.space(), (2 + divide_up(model.size(), update_block)) * static_cast<Index>(sizeof(double))),
@@ -215,8 +240,7 @@ template <class Language, class T_, class Space_>
 Status TrainerCore<Language, T_, Space_>::has_memory() const {
   if (gradient_ && first_ && second_ && arena_ && indices_ && tokens_ && scalars_ && errors_ && conditions_ && twins_ && used_)
     return Done{};
-  return Error{Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset,
-               4 * model_->size_bytes() + arena_bytes()};
+  return out_of_memory(4 * model_->size_bytes() + arena_bytes(*model_, options_, options_.batch));
 }
 
 template <class Language, class T_, class Space_>
@@ -230,12 +254,12 @@ Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
         [&](Index b) { return text_->training_window(key(), number * options_.batch + draw.window(b), options_.length); });
     load_conditions([&](Index b) { return draw.of(b); });
     const double loss = run(true, micro, load_twins(draw)) / static_cast<double>(rows());
-    if (!math::is_finite(loss)) return not_finite();
+    if (!math::is_finite(loss)) return not_finite("the loss");
     report.loss += loss / static_cast<double>(options_.accumulate);
   }
   const double squares = sum_of_squares();
   report.gradient_norm = std::sqrt(squares);
-  if (!math::is_finite(squares)) return not_finite();
+  if (!math::is_finite(squares)) return not_finite("the gradient's norm");
   update(report);
   ++step_;
   return report;
@@ -392,9 +416,9 @@ void TrainerCore<Language, T_, Space_>::update(const StepReport& report) {
                                             errors_.template as<T>() + r.errors, model_->parameters() + r.begin});
 }
 
-/// Where it began: the first layer whose output is not finite, else the first tensor whose gradient is not.
+/// Where it began: the first layer whose output is not finite, else the first tensor whose gradient is not, else `otherwise`.
 template <class Language, class T_, class Space_>
-Error TrainerCore<Language, T_, Space_>::not_finite() const {
+Error TrainerCore<Language, T_, Space_>::not_finite(const char* otherwise) const {
   Error error{Code::not_finite,
               "training met a value that is not a finite number; parameters and optimizer are as before this step",
               numbered("step ", step_),
@@ -415,7 +439,7 @@ Error TrainerCore<Language, T_, Space_>::not_finite() const {
       }
   }
   const std::string tensor = first_bad_tensor();
-  error.where += tensor.empty() ? ", the loss" : ", gradient of " + tensor;
+  error.where += tensor.empty() ? std::string(", ") + otherwise : ", gradient of " + tensor;
   return error;
 }
 

@@ -58,7 +58,12 @@ struct HybridParts {
        shuffled_complexity = false, constant_controller = false;
 };
 
-template <HybridSizes s, HybridParts parts>
+/// The types that a HybridMoE is made of.
+/// @tparam Classes  what ids mean to the estimator (control/classes.hpp). Only of bytes, with some tokens of one's own behind
+/// them,
+///                  can it be known here: a larger vocabulary has no syntax unless its type is given.
+template <HybridSizes s, HybridParts parts,
+          class Classes = std::conditional_t<s.vocab <= 512, control::ByteClasses, control::NoClasses>>
 struct HybridTypes {
   using QueryKey = attention::NormedQueryKey<>;
   using Size = std::conditional_t<parts.windows, attention::window::Decided, attention::window::Fixed<s.fixed_window>>;
@@ -81,7 +86,7 @@ struct HybridTypes {
   static constexpr channel::SharedPlus shared{.hidden = s.shared.hidden,
                                               .slices = parts.elastic ? s.shared.slices : 1,
                                               .modulation = parts.modulation ? s.shared.modulation : 0,
-                                              .stand_in = parts.stand_in,
+                                              .stand_in = s.shared.stand_in && parts.stand_in,
                                               .distil = s.shared.distil};
   using Router = router::Dynamic<router::DynamicOptions{.target = s.nominal,
                                                         .semantic = parts.semantic ? 32 : 0,
@@ -100,7 +105,7 @@ struct HybridTypes {
   using Timing = std::conditional_t<parts.shuffled_complexity, control::Shuffled<>, control::AsItIs>;
   using Boundaries = std::conditional_t<parts.fixed_segments, embedding::Fixed,
                                         std::conditional_t<parts.random_segments, embedding::Random, embedding::Learned>>;
-  using Estimator = control::Complexity<s.complexity, control::ByteClasses, Timing>;
+  using Estimator = control::Complexity<s.complexity, Classes, Timing>;
   using Control = control::Controller<control::ControllerOptions{.block = s.block,
                                                                  .context = !parts.constant_controller,
                                                                  .complexity = !parts.constant_controller,
@@ -130,7 +135,7 @@ using HybridModel = LanguageModel<
     typename Types::template SlotOf<'L', typename Types::Local>, typename Types::template SlotOf<'M', typename Types::Mixed>,
     typename Types::template SlotOf<'A', typename Types::Adaptive>, typename Types::All>;
 
-// The proposal's sizes. The estimator predicts hashed classes for vocabularies of this size.
+// The proposal's sizes. For vocabularies of this size the estimator predicts hashed classes, and knows no syntax.
 
 inline constexpr HybridSizes hybrid_small{.vocab = 131072,
                                           .width = 2048,
@@ -175,7 +180,7 @@ inline constexpr HybridSizes hybrid_nano{.vocab = 256,
                                          .store = attention::Store{.entries = 64, .candidates = 4, .block = 16},
                                          .cross = Heads{2, 1, 32},
                                          .block = 16};
-/// For experiments on two cores: about 1.2 million parameters, 0.56 million active.
+/// For experiments on two cores: about 1.2 million parameters, 0.57 million active.
 inline constexpr HybridSizes hybrid_pico{.vocab = 256,
                                          .width = 96,
                                          .context = 512,

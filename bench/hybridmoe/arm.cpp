@@ -159,7 +159,8 @@ int main(int count, char** words) {
   if (file == nullptr) return std::fprintf(stderr, "%s cannot be written\n", run.out.c_str()), 1;
   std::fprintf(
       file,
-      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"lost\":%d,\"parameters\":%lld,"
+      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"lost\":%d,\"parameters\":%"
+      "lld,"
       "\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,\"validation\":%s,\"easy\":%s,\"hard\":%s,"
       "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"losses\":[%s]}\n",
       ARM_TEXT(ARM), run.data.c_str(), static_cast<unsigned long long>(run.seed), static_cast<long long>(run.steps),

@@ -78,7 +78,8 @@ inline double spearman(const std::vector<double>& a, const std::vector<double>& 
 
 /// What the complexity c knew: its rank correlation with the loss at full budget, and with the gain from computing (loss at the
 /// least budget less loss at full), and the mean of both by tenths of c.
-inline std::string of_complexity(const std::vector<double>& c, const std::vector<double>& full, const std::vector<double>& least) {
+inline std::string of_complexity(const std::vector<double>& c, const std::vector<double>& full,
+                                 const std::vector<double>& least) {
   if (c.empty()) return "null";
   std::vector<double> gain(full.size());
   for (std::size_t i = 0; i < gain.size(); ++i) gain[i] = least[i] - full[i];
@@ -96,8 +97,8 @@ inline std::string of_complexity(const std::vector<double>& c, const std::vector
     const auto n = static_cast<double>(end - first);
     append(tenths, "[" + number(at / n) + "," + number(loss / n) + "," + number(gained / n) + "]");
   }
-  return "{\"with_loss\":" + number(spearman(c, full)) + ",\"with_gain\":" + number(spearman(c, gain)) + ",\"tenths\":[" + tenths +
-         "]}";
+  return "{\"with_loss\":" + number(spearman(c, full)) + ",\"with_gain\":" + number(spearman(c, gain)) + ",\"tenths\":[" +
+         tenths + "]}";
 }
 
 }  // namespace measure

@@ -1,5 +1,5 @@
-// H7 of docs/results/hybridmoe-plan.md: what a budget saves. Loads a trained full model and times, on one thread, a prefill of 256
-// tokens and decoding, at full budget and at half of the worst case's FLOPs, alternating; prints one line of JSON.
+// H7 of docs/results/hybridmoe-plan.md: what a budget saves. Loads a trained full model and times, on one thread, a prefill of
+// 256 tokens and decoding, at full budget and at half of the worst case's FLOPs, alternating; prints one line of JSON.
 //   bench_budget WEIGHTS TEXT      (weights: made by arm_full --keep WEIGHTS)
 #include <algorithm>
 #include <cstdio>

@@ -39,10 +39,10 @@ struct Evaluation {
 /// One token that an evaluation predicted.
 template <class T>
 struct Observed {
-  Index token;            ///< its place in the text
-  double loss;            ///< of predicting it, nats
-  const T* used;          ///< [layers, Used::fields]: what the layers used for the row that predicted it
-  const T* complexity;    ///< c of that row, null in models that do not estimate it
+  Index token;          ///< its place in the text
+  double loss;          ///< of predicting it, nats
+  const T* used;        ///< [layers, Used::fields]: what the layers used for the row that predicted it
+  const T* complexity;  ///< c of that row, null in models that do not estimate it
 };
 
 struct StepReport {
@@ -295,7 +295,8 @@ void TrainerCore<Language, T_, Space_>::observe(Index windows, const Condition& 
     used_.copy_out(host_used_.data(), used_.bytes());
     if (sight_.complexity != nullptr)
       exec::Memory<Space>::copy_out(model_->space(), host_complexity_.data(),
-                                    reinterpret_cast<const std::byte*>(sight_.complexity), rows() * static_cast<Index>(sizeof(T)));
+                                    reinterpret_cast<const std::byte*>(sight_.complexity),
+                                    rows() * static_cast<Index>(sizeof(T)));
     for (Index row = 0; row < now * length; ++row)
       each(Observed<T>{text_->validation_window(first + row / length, length) + row % length + 1, host_losses_[to_size(row)],
                        host_used_.data() + row * used_width(),

@@ -1,6 +1,7 @@
 // One run of docs/results/hybridmoe-plan.md: trains the model ARM and appends one line of JSON to a file. Saves every 100 steps;
 // started again, it goes on bit for bit.
 //   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
+//   arm_NAME --price L --gain G ...   other weights of the price and of the gain than train::Budgets has
 //   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
 //   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>
@@ -34,19 +35,23 @@ struct Run {
   std::string data = "text", file = "text.txt", out = "runs.jsonl", folder = ".", commit = "unknown", rate = "3e-3", keep;
   std::uint64_t seed = 1;
   Index steps = 480, time = 0;
+  double price = hm::train::Budgets{}.price, gain = hm::train::Budgets{}.gain_loss;
 
   Run(int count, char** words) {
     const auto option = [&](const char* name, std::string& value) {
       for (int i = 1; i + 1 < count; ++i)
-        if (std::strcmp(words[i], name) == 0) value = words[i + 1];
+        if (std::strcmp(words[i], name) == 0) value = std::string(words[i + 1]);
     };
-    std::string seed_text = "1", steps_text = "480", time_text = "0";
+    std::string seed_text = "1", steps_text = "480", time_text = "0", price_text, gain_text;
     option("--data", data), option("--file", file), option("--out", out), option("--folder", folder);
     option("--commit", commit), option("--rate", rate), option("--seed", seed_text), option("--steps", steps_text);
     option("--time", time_text), option("--keep", keep);
     seed = static_cast<std::uint64_t>(std::atoll(seed_text.c_str()));
     steps = std::atoll(steps_text.c_str());
     time = std::atoll(time_text.c_str());
+    option("--price", price_text), option("--gain", gain_text);
+    if (!price_text.empty()) price = std::atof(price_text.c_str());
+    if (!gain_text.empty()) gain = std::atof(gain_text.c_str());
   }
   std::string checkpoint() const {
     return folder + "/" + ARM_TEXT(ARM) + "-" + data + "-" + std::to_string(seed) + "-" + std::to_string(steps) + "-" + rate +
@@ -58,6 +63,8 @@ struct Run {
     options.seed = seed;
     options.budgets.sampled = Chosen::training.sampled;
     options.budgets.twins_from = Chosen::training.twins_from;
+    options.budgets.price = price;
+    options.budgets.gain_loss = gain;
     options.budgets.fixed.budget = Chosen::training.budget;
     return options;
   }
@@ -159,12 +166,12 @@ int main(int count, char** words) {
   if (file == nullptr) return std::fprintf(stderr, "%s cannot be written\n", run.out.c_str()), 1;
   std::fprintf(
       file,
-      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"lost\":%d,\"parameters\":%"
+      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"price\":%g,\"gain\":%g,\"lost\":%d,\"parameters\":%"
       "lld,"
       "\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,\"validation\":%s,\"easy\":%s,\"hard\":%s,"
       "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"losses\":[%s]}\n",
       ARM_TEXT(ARM), run.data.c_str(), static_cast<unsigned long long>(run.seed), static_cast<long long>(run.steps),
-      std::atof(run.rate.c_str()), run.commit.c_str(), lost ? 1 : 0, static_cast<long long>(hm::Account<M>::parameters()),
+      std::atof(run.rate.c_str()), run.commit.c_str(), run.price, run.gain, lost ? 1 : 0, static_cast<long long>(hm::Account<M>::parameters()),
       static_cast<long long>(hm::Account<M>::active_parameters().target), hm::Account<M>::flops_per_token(CONTEXT).forward,
       static_cast<double>((trainer->steps_done() - begun) * trainer->tokens_per_step()) / seconds, last_tenth,
       full.all.json().c_str(), full.stratum[0].json().c_str(), full.stratum[1].json().c_str(), full.stratum[2].json().c_str(),

@@ -46,11 +46,12 @@ struct Refilled {
   static_assert(hidden > 0 && forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
 };
 
+using FullTypes = hm::zoo::HybridTypes<pico_sizes(pico_hidden), hm::zoo::HybridParts{}>;
 /// full with a dense SwiGLU in the experts' place, at equal nominal forward FLOPs.
 template <Index hidden>
-struct DenseChannelTypes : hm::zoo::HybridTypes<pico_sizes(pico_hidden), hm::zoo::HybridParts{}> {
+struct DenseChannelTypes : FullTypes {
   template <char letter, class Mixer>
-  using SlotOf = hm::Slot<letter, hm::Block<Mixer, hm::channel::SwiGlu<hidden>, hm::block::Norm<Before>, After>>;
+  using SlotOf = hm::Slot<letter, hm::Block<Mixer, hm::channel::SwiGlu<hidden>, hm::block::Norm<FullTypes::Before>, FullTypes::After>>;
 };
 template <Index hidden>
 struct DenseChannel : hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers, hm::zoo::HybridParts{}, DenseChannelTypes<hidden>> {};

@@ -94,7 +94,7 @@ inline std::string groups_text(const std::vector<train::Range>& ranges) {
   std::string text;
   for (const train::Range& range : ranges) {
     text += numbered(" ", range.begin) + numbered(" ", range.end);
-    text += " " + exact(range.group.rate) + " " + exact(range.group.decay);
+    for (const double value : {range.group.rate, range.group.decay}) text.append(1, ' ').append(exact(value));
   }
   return std::to_string(random::hash(text));
 }
@@ -102,7 +102,7 @@ inline std::string groups_text(const std::vector<train::Range>& ranges) {
 inline std::string budgets_text(const train::Budgets& b) {
   std::string text = b.sampled ? "sampled" : "fixed";
   for (const double value : {b.fixed.budget, b.fixed.target, b.least, b.price, b.twins_from, b.twin_loss, b.gain_loss})
-    text += " " + exact(value);
+    text.append(1, ' ').append(exact(value));
   return text;
 }
 

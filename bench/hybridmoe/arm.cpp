@@ -1,7 +1,7 @@
 // One run of docs/results/hybridmoe-plan.md: trains the model ARM and appends one line of JSON to a file. Saves every 100 steps;
 // started again, it goes on bit for bit.
 //   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
-//   arm_NAME --price L --gain G ...   other weights of the price and of the gain than train::Budgets has
+//   arm_NAME --price L --gain G --twins P --sampled yes|no --until P --full P --least P ...   for trials: other train::Budgets than the arm's
 //   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
 //   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>
@@ -32,40 +32,47 @@ namespace {
 int fail(const hm::Error& error) { return std::fprintf(stderr, "%s\n", error.message().c_str()), 1; }
 
 struct Run {
-  std::string data = "text", file = "text.txt", out = "runs.jsonl", folder = ".", commit = "unknown", rate = "3e-3", keep;
+  std::string data = "text", file = "text.txt", out = "runs.jsonl", folder = ".", commit = "unknown", rate = "3e-3", keep, sampled;
   std::uint64_t seed = 1;
   Index steps = 480, time = 0;
-  double price = hm::train::Budgets{}.price, gain = hm::train::Budgets{}.gain_loss;
+  double price = hm::train::Budgets{}.price, gain = hm::train::Budgets{}.gain_loss, twins = Chosen::training.twins_from,
+         until = hm::train::Budgets{}.full_until, at_full = hm::train::Budgets{}.at_full, at_least = hm::train::Budgets{}.at_least;
 
   Run(int count, char** words) {
     const auto option = [&](const char* name, std::string& value) {
       for (int i = 1; i + 1 < count; ++i)
         if (std::strcmp(words[i], name) == 0) value = std::string(words[i + 1]);
     };
-    std::string seed_text = "1", steps_text = "480", time_text = "0", price_text, gain_text;
+    std::string seed_text = "1", steps_text = "480", time_text = "0", price_text, gain_text, twins_text;
     option("--data", data), option("--file", file), option("--out", out), option("--folder", folder);
     option("--commit", commit), option("--rate", rate), option("--seed", seed_text), option("--steps", steps_text);
     option("--time", time_text), option("--keep", keep);
     seed = static_cast<std::uint64_t>(std::atoll(seed_text.c_str()));
     steps = std::atoll(steps_text.c_str());
     time = std::atoll(time_text.c_str());
-    option("--price", price_text), option("--gain", gain_text);
+    option("--price", price_text), option("--gain", gain_text), option("--twins", twins_text), option("--sampled", sampled);
     if (!price_text.empty()) price = std::atof(price_text.c_str());
     if (!gain_text.empty()) gain = std::atof(gain_text.c_str());
+    std::string until_text, full_text, least_text;
+    option("--until", until_text), option("--full", full_text), option("--least", least_text);
+    if (!until_text.empty()) until = std::atof(until_text.c_str());
+    if (!full_text.empty()) at_full = std::atof(full_text.c_str());
+    if (!least_text.empty()) at_least = std::atof(least_text.c_str());
+    if (!twins_text.empty()) twins = std::atof(twins_text.c_str());
   }
   std::string checkpoint() const {
     return folder + "/" + ARM_TEXT(ARM) + "-" + data + "-" + std::to_string(seed) + "-" + std::to_string(steps) + "-" + rate +
            ".safetensors";
   }
   hm::train::Options options() const {
-    hm::train::Options options{.batch = 8 * 256 / CONTEXT, .length = CONTEXT};
-    options.schedule = {.peak = std::atof(rate.c_str()), .warmup = 50, .steps = steps, .last = 0.1};
-    options.seed = seed;
-    options.budgets.sampled = Chosen::training.sampled;
-    options.budgets.twins_from = Chosen::training.twins_from;
+    hm::train::Options options = arms::options<Chosen>(seed, steps, std::atof(rate.c_str()));
     options.budgets.price = price;
     options.budgets.gain_loss = gain;
-    options.budgets.fixed.budget = Chosen::training.budget;
+    options.budgets.twins_from = twins;
+    options.budgets.full_until = until;
+    options.budgets.at_full = at_full;
+    options.budgets.at_least = at_least;
+    if (!sampled.empty()) options.budgets.sampled = sampled == "yes";
     return options;
   }
 };

@@ -148,4 +148,16 @@ struct budget_half : Arm<Full, Training{.sampled = false, .budget = 0.5}> {};
 struct budget_quarter : Arm<Full, Training{.sampled = false, .budget = 0.25}> {};
 struct twins_none : Arm<Full, Training{.twins_from = 1}> {};
 
+/// How the plan trains an arm.
+template <class Chosen>
+hm::train::Options options(std::uint64_t seed, Index steps, double rate) {
+  hm::train::Options options{.batch = 8 * 256 / CONTEXT, .length = CONTEXT};
+  options.schedule = {.peak = rate, .warmup = 50, .steps = steps, .last = 0.1};
+  options.seed = seed;
+  options.budgets.sampled = Chosen::training.sampled;
+  options.budgets.twins_from = Chosen::training.twins_from;
+  options.budgets.fixed.budget = Chosen::training.budget;
+  return options;
+}
+
 }  // namespace arms

@@ -1,8 +1,8 @@
 // One run of docs/results/hybridmoe-plan.md: trains the model ARM and appends one line of JSON to a file. Saves every 100 steps;
 // started again, it goes on bit for bit.
 //   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
-//   arm_NAME --price L --gain G --twins P --sampled yes|no --until P --full P --least P ...   for trials: other train::Budgets than the arm's
-//   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
+//   arm_NAME --price L --gain G --twins P --sampled yes|no --until P --full P --least P ...   for trials: other train::Budgets
+//   than the arm's arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
 //   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>
 #include <cstring>
@@ -32,11 +32,13 @@ namespace {
 int fail(const hm::Error& error) { return std::fprintf(stderr, "%s\n", error.message().c_str()), 1; }
 
 struct Run {
-  std::string data = "text", file = "text.txt", out = "runs.jsonl", folder = ".", commit = "unknown", rate = "3e-3", keep, sampled;
+  std::string data = "text", file = "text.txt", out = "runs.jsonl", folder = ".", commit = "unknown", rate = "3e-3", keep,
+              sampled;
   std::uint64_t seed = 1;
   Index steps = 480, time = 0;
   double price = hm::train::Budgets{}.price, gain = hm::train::Budgets{}.gain_loss, twins = Chosen::training.twins_from,
-         until = hm::train::Budgets{}.full_until, at_full = hm::train::Budgets{}.at_full, at_least = hm::train::Budgets{}.at_least;
+         until = hm::train::Budgets{}.full_until, at_full = hm::train::Budgets{}.at_full,
+         at_least = hm::train::Budgets{}.at_least;
 
   Run(int count, char** words) {
     const auto option = [&](const char* name, std::string& value) {
@@ -173,13 +175,15 @@ int main(int count, char** words) {
   if (file == nullptr) return std::fprintf(stderr, "%s cannot be written\n", run.out.c_str()), 1;
   std::fprintf(
       file,
-      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"price\":%g,\"gain\":%g,\"lost\":%d,\"parameters\":%"
+      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"price\":%g,\"gain\":%g,"
+      "\"lost\":%d,\"parameters\":%"
       "lld,"
       "\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,\"validation\":%s,\"easy\":%s,\"hard\":%s,"
       "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"losses\":[%s]}\n",
       ARM_TEXT(ARM), run.data.c_str(), static_cast<unsigned long long>(run.seed), static_cast<long long>(run.steps),
-      std::atof(run.rate.c_str()), run.commit.c_str(), run.price, run.gain, lost ? 1 : 0, static_cast<long long>(hm::Account<M>::parameters()),
-      static_cast<long long>(hm::Account<M>::active_parameters().target), hm::Account<M>::flops_per_token(CONTEXT).forward,
+      std::atof(run.rate.c_str()), run.commit.c_str(), run.price, run.gain, lost ? 1 : 0,
+      static_cast<long long>(hm::Account<M>::parameters()), static_cast<long long>(hm::Account<M>::active_parameters().target),
+      hm::Account<M>::flops_per_token(CONTEXT).forward,
       static_cast<double>((trainer->steps_done() - begun) * trainer->tokens_per_step()) / seconds, last_tenth,
       full.all.json().c_str(), full.stratum[0].json().c_str(), full.stratum[1].json().c_str(), full.stratum[2].json().c_str(),
       on_training.all.json().c_str(), budgets.c_str(), places.c_str(), used.c_str(), complexity.c_str(), losses.c_str());

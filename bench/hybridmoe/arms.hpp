@@ -51,7 +51,8 @@ using FullTypes = hm::zoo::HybridTypes<pico_sizes(pico_hidden), hm::zoo::HybridP
 template <Index hidden>
 struct DenseChannelTypes : FullTypes {
   template <char letter, class Mixer>
-  using SlotOf = hm::Slot<letter, hm::Block<Mixer, hm::channel::SwiGlu<hidden>, hm::block::Norm<FullTypes::Before>, FullTypes::After>>;
+  using SlotOf =
+      hm::Slot<letter, hm::Block<Mixer, hm::channel::SwiGlu<hidden>, hm::block::Norm<FullTypes::Before>, FullTypes::After>>;
 };
 template <Index hidden>
 struct DenseChannel : hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers, hm::zoo::HybridParts{}, DenseChannelTypes<hidden>> {};

@@ -1,5 +1,5 @@
-// Two published runs on the generated language (docs/results/hybridmoe-runs.jsonl), their first twenty losses. They were made with
-// -O3; here other multiply-adds are fused, so they agree to 1e-3, not to the bit.
+// Two published runs on the generated language (docs/results/hybridmoe-runs.jsonl), their first twenty losses. They were made
+// with -O3; here other multiply-adds are fused, so they agree to 1e-3, not to the bit.
 #include <cmath>
 #include <fstream>
 
@@ -26,8 +26,8 @@ void replay(const char* arm) {
   REQUIRE(corpus);
   using Model = hm::Model<typename Chosen::Model, hm::f32>;
   Model model{hm::Seed{101}};
-  auto trainer = hm::train::Trainer<Model>::create(model, corpus->text,
-                                                   arms::options<Chosen>(101, run["steps"].get<hm::Index>(), run["rate"].get<double>()));
+  auto trainer = hm::train::Trainer<Model>::create(
+      model, corpus->text, arms::options<Chosen>(101, run["steps"].get<hm::Index>(), run["rate"].get<double>()));
   REQUIRE(trainer);
   double last = 0;
   for (std::size_t step = 0; step < 20; ++step) {

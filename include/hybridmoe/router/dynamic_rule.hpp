@@ -5,7 +5,7 @@
 ///   θ = max(τ, (1 − f)·z₍m+1₎ + f·z₍m+2₎),   m = ⌊K̃⌋, f = K̃ − m, z₍i₎ the i-th highest,
 ///
 /// each with weight 1 − exp(−(z − θ)/T), which reaches 0 where the choice flips. At most ⌈K̃⌉ experts lie above θ, ties
-/// included. K̃ = K(β)·(the controller's fraction), K(β) = ⌊β·most + ½⌋.
+/// included. K̃ = K(β)·(1 − (1 − q)·(1 − the controller's fraction)), K(β) = ⌊β·most + ½⌋.
 
 #include <hybridmoe/core/random.hpp>
 #include <hybridmoe/core/scalar.hpp>

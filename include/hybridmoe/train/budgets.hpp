@@ -1,9 +1,10 @@
 #pragma once
 /// @file budgets.hpp
 /// Which compute budget β and which performance target q each sequence of a batch trains with, so that one set of weights serves
-/// every budget: a quarter of the sequences at β = 1, a quarter at the least budget, the rest at a uniform one. q is 1 for half
-/// of them, in which the routers' thresholds T(β) are controlled, and uniform for the others. Later in training some sequences
-/// appear twice, at full and at a lower budget (twins).
+/// every budget: some of the sequences at β = 1, some at the least budget, the rest at a uniform one. q is 1 for half of them, in
+/// which the routers' thresholds T(β) are controlled, and uniform for the others. In the first part of training all may have the
+/// full budget (what is shrunk has been learned first: Cai et al., "Once for all", 2020); in a later part some sequences appear
+/// twice, at full and at a lower budget (twins).
 
 #include <hybridmoe/core/random.hpp>
 
@@ -56,7 +57,9 @@ class BudgetDraw {
     const double others = static_cast<double>(batch_ - 2 * twins_);
     double place = (static_cast<double>(sequence - 2 * twins_) + 0.5) / others + uniform(0, 2);
     place -= place >= 1 ? 1 : 0;
-    return {place < budgets_.at_full ? 1 : place < budgets_.at_full + budgets_.at_least ? budgets_.least : drawn,
+    return {place < budgets_.at_full                       ? 1
+            : place < budgets_.at_full + budgets_.at_least ? budgets_.least
+                                                           : drawn,
             target(sequence)};
   }
 

@@ -179,7 +179,8 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
   if (!(s.peak >= 0 && math::is_finite(s.peak) && s.last >= 0 && math::is_finite(s.last)))
     return Error{Code::bad_argument, "Options::schedule: peak and last must be finite numbers and not negative"};
   const Budgets& b = options.budgets;
-  for (const double part : {b.fixed.budget, b.fixed.target, b.least, b.twins_from})
+  for (const double part :
+       {b.fixed.budget, b.fixed.target, b.least, b.full_until, b.at_full, b.at_least, b.at_full + b.at_least, b.twins_from})
     if (!(part >= 0 && part <= 1))
       return Error{Code::bad_argument, "Options::budgets: budgets, targets and parts must lie in [0, 1]"};
   if (!(b.price >= 0 && b.twin_loss >= 0 && b.gain_loss >= 0))

@@ -154,13 +154,12 @@ int main(int count, char** words) {
   if (!full.complexity.empty() && Chosen::training.sampled) {
     const Seen least(*trainer, nullptr, 0);
     complexity = measure::of_complexity(full.complexity, full.loss, least.loss);
-    measure::append(budgets, "[0," + measure::number(least.all.loss()) + "]");
+    measure::append(budgets, measure::numbers({0, least.all.loss()}));
   }
   if (run.data == "text" && Chosen::training.sampled)
     for (const double budget : {0.2, 0.25, 0.4, 0.5, 0.6, 0.8})
-      measure::append(budgets, "[" + measure::number(budget, "%.2f") + "," +
-                                   measure::number(Seen(*trainer, nullptr, budget).all.loss()) + "]");
-  if (Chosen::training.sampled) measure::append(budgets, "[1," + measure::number(full.all.loss()) + "]");
+      measure::append(budgets, measure::numbers({budget, Seen(*trainer, nullptr, budget).all.loss()}));
+  if (Chosen::training.sampled) measure::append(budgets, measure::numbers({1, full.all.loss()}));
   for (const measure::Mean& place : full.place) measure::append(places, measure::number(place.loss()));
   for (const double use : full.used) measure::append(used, measure::number(use));
 

@@ -27,6 +27,13 @@ inline std::string number(double value, const char* format = "%.6f") {
   return text;
 }
 
+/// Numbers as a list of their own.
+inline std::string numbers(std::initializer_list<double> values) {
+  std::string list(1, '[');
+  for (const double value : values) list.append(list.size() > 1 ? "," : "").append(number(value));
+  return list.append("]");
+}
+
 /// Means over tokens: of the loss, of what layers used (averaged over layers), of the entropy that is known.
 class Mean {
  public:
@@ -38,8 +45,10 @@ class Mean {
   std::string json() const {
     if (tokens_ == 0) return "null";
     const auto n = static_cast<double>(tokens_);
-    return "{\"loss\":" + number(loss_ / n) + ",\"experts\":" + number(experts_ / n) + ",\"slices\":" + number(slices_ / n) +
-           ",\"floor\":" + number(entropy_ / n) + ",\"tokens\":" + number(n, "%.0f") + "}";
+    char text[200];
+    std::snprintf(text, sizeof text, "{\"loss\":%.6f,\"experts\":%.6f,\"slices\":%.6f,\"floor\":%.6f,\"tokens\":%.0f}", loss_ / n,
+                  experts_ / n, slices_ / n, entropy_ / n, n);
+    return text;
   }
 
  private:
@@ -95,10 +104,11 @@ inline std::string of_complexity(const std::vector<double>& c, const std::vector
       at += c[token], loss += full[token], gained += gain[token];
     }
     const auto n = static_cast<double>(end - first);
-    append(tenths, "[" + number(at / n) + "," + number(loss / n) + "," + number(gained / n) + "]");
+    append(tenths, numbers({at / n, loss / n, gained / n}));
   }
-  return "{\"with_loss\":" + number(spearman(c, full)) + ",\"with_gain\":" + number(spearman(c, gain)) + ",\"tenths\":[" +
-         tenths + "]}";
+  std::string text = "{\"with_loss\":";
+  text.append(number(spearman(c, full))).append(",\"with_gain\":").append(number(spearman(c, gain)));
+  return text.append(",\"tenths\":[").append(tenths).append("]}");
 }
 
 }  // namespace measure

@@ -1,13 +1,17 @@
-// One run of docs/results/hybridmoe-plan.md: trains the model ARM on a text or on the generated language and appends one line of
-// JSON to a file. Saves every 100 steps; started again, it goes on bit for bit.
-//   arm_NAME --data text|language [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
+// One run of docs/results/hybridmoe-plan.md: trains the model ARM and appends one line of JSON to a file. Saves every 100 steps;
+// started again, it goes on bit for bit.
+//   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
+//   arm_NAME --price L --gain G --twins P --sampled yes|no --until P --full P --least P ...   for trials: other train::Budgets
+//   than the arm's arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
+//   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>
 #include <cstring>
 
 #include <hybridmoe/io/checkpoint.hpp>
 
 #include "arms.hpp"
-#include "language.hpp"
+#include "corpus.hpp"
+#include "measure.hpp"
 
 #if !defined(ARM)
 #define ARM full
@@ -20,132 +24,169 @@ using hm::Index;
 using hm::to_size;
 using Chosen = arms::ARM;
 using M = Chosen::Model;
+using Model = hm::Model<M, hm::f32>;
+using Trainer = hm::train::Trainer<Model>;
 
 namespace {
 
-constexpr language::Options language_options{.alphabet = 32, .first = 'a', .span = 96, .operands = 2, .slip = 0.1};
-constexpr Index training_letters = 2'000'000, validation_letters = 200'000;
-
-const char* option(int count, char** words, const char* name, const char* otherwise) {
-  for (int i = 1; i + 1 < count; ++i)
-    if (std::strcmp(words[i], name) == 0) return words[i + 1];
-  return otherwise;
-}
 int fail(const hm::Error& error) { return std::fprintf(stderr, "%s\n", error.message().c_str()), 1; }
 
-/// Appends a number to a list of JSON.
-void list(std::string& text, double value) {
-  if (!text.empty()) text += ',';
-  text += std::to_string(value);
+struct Run {
+  std::string data = "text", file = "text.txt", out = "runs.jsonl", folder = ".", commit = "unknown", rate = "3e-3", keep,
+              sampled;
+  std::uint64_t seed = 1;
+  Index steps = 480, time = 0;
+  double price = hm::train::Budgets{}.price, gain = hm::train::Budgets{}.gain_loss, twins = Chosen::training.twins_from,
+         until = hm::train::Budgets{}.full_until, at_full = hm::train::Budgets{}.at_full,
+         at_least = hm::train::Budgets{}.at_least;
+
+  Run(int count, char** words) {
+    const auto option = [&](const char* name, std::string& value) {
+      for (int i = 1; i + 1 < count; ++i)
+        if (std::strcmp(words[i], name) == 0) value = std::string(words[i + 1]);
+    };
+    std::string seed_text = "1", steps_text = "480", time_text = "0", price_text, gain_text, twins_text;
+    option("--data", data), option("--file", file), option("--out", out), option("--folder", folder);
+    option("--commit", commit), option("--rate", rate), option("--seed", seed_text), option("--steps", steps_text);
+    option("--time", time_text), option("--keep", keep);
+    seed = static_cast<std::uint64_t>(std::atoll(seed_text.c_str()));
+    steps = std::atoll(steps_text.c_str());
+    time = std::atoll(time_text.c_str());
+    option("--price", price_text), option("--gain", gain_text), option("--twins", twins_text), option("--sampled", sampled);
+    if (!price_text.empty()) price = std::atof(price_text.c_str());
+    if (!gain_text.empty()) gain = std::atof(gain_text.c_str());
+    std::string until_text, full_text, least_text;
+    option("--until", until_text), option("--full", full_text), option("--least", least_text);
+    if (!until_text.empty()) until = std::atof(until_text.c_str());
+    if (!full_text.empty()) at_full = std::atof(full_text.c_str());
+    if (!least_text.empty()) at_least = std::atof(least_text.c_str());
+    if (!twins_text.empty()) twins = std::atof(twins_text.c_str());
+  }
+  std::string checkpoint() const {
+    return folder + "/" + ARM_TEXT(ARM) + "-" + data + "-" + std::to_string(seed) + "-" + std::to_string(steps) + "-" + rate +
+           ".safetensors";
+  }
+  hm::train::Options options() const {
+    hm::train::Options options = arms::options<Chosen>(seed, steps, std::atof(rate.c_str()));
+    options.budgets.price = price;
+    options.budgets.gain_loss = gain;
+    options.budgets.twins_from = twins;
+    options.budgets.full_until = until;
+    options.budgets.at_full = at_full;
+    options.budgets.at_least = at_least;
+    if (!sampled.empty()) options.budgets.sampled = sampled == "yes";
+    return options;
+  }
+};
+
+int time_steps(Trainer& trainer, Index steps) {
+  std::vector<double> seconds;
+  for (Index i = 0; i < steps; ++i) {
+    const hm::train::Stopwatch watch;
+    if (const auto report = trainer.step(); !report) return fail(report.error());
+    seconds.push_back(watch.seconds() / static_cast<double>(trainer.tokens_per_step()));
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return std::printf("%.9f\n", seconds[seconds.size() / 2]), 0;
 }
 
-/// Sums by stratum.
-struct Mean {
-  double loss = 0, experts = 0, slices = 0, floor = 0, tokens = 0;
-  void add(double l, double k, double n, double h) { loss += l, experts += k, slices += n, floor += h, tokens += 1; }
-  std::string json() const {
-    char text[200];
-    std::snprintf(text, sizeof text, "{\"loss\":%.6f,\"experts\":%.4f,\"slices\":%.4f,\"floor\":%.6f,\"tokens\":%.0f}",
-                  loss / tokens, experts / tokens, slices / tokens, floor / tokens, tokens);
-    return tokens > 0 ? text : "null";
+/// Means over validation at one budget: by stratum, by place in the window, per layer; and token by token.
+struct Seen {
+  measure::Mean all, stratum[language::strata], place[16];
+  std::vector<double> loss, complexity, used = std::vector<double>(to_size(hm::Used::fields * M::layer_count));
+
+  Seen(Trainer& trainer, const corpus::Corpus* corpus, double budget, Index windows = 0) {
+    trainer.observe(windows, {.budget = budget}, [&](const hm::train::Observed<float>& seen) {
+      const auto mean_of = [&](Index field) {
+        double sum = 0;
+        for (Index l = 0; l < M::layer_count; ++l) sum += static_cast<double>(seen.used[l * hm::Used::fields + field]);
+        return sum / static_cast<double>(M::layer_count);
+      };
+      const double experts = mean_of(hm::Used::experts), slices = mean_of(hm::Used::slices);
+      for (std::size_t i = 0; i < used.size(); ++i) used[i] += static_cast<double>(seen.used[i]);
+      const corpus::Corpus::Known known = corpus == nullptr ? corpus::Corpus::Known{} : corpus->of(seen.token);
+      // The place of the row that predicts, not of what it predicts.
+      const auto row = static_cast<std::size_t>(all.tokens() % CONTEXT);
+      place[row * 16 / CONTEXT].add(seen.loss, experts, slices, known.entropy);
+      all.add(seen.loss, experts, slices, known.entropy);
+      if (known.counts) stratum[known.stratum].add(seen.loss, experts, slices, known.entropy);
+      loss.push_back(seen.loss);
+      if (seen.complexity != nullptr) complexity.push_back(static_cast<double>(*seen.complexity));
+    });
+    for (double& use : used) use /= static_cast<double>(all.tokens());
   }
 };
 
 }  // namespace
 
 int main(int count, char** words) {
-  const std::string data = option(count, words, "--data", "text"), out = option(count, words, "--out", "runs.jsonl");
-  const auto seed = static_cast<std::uint64_t>(std::atoll(option(count, words, "--seed", "1")));
-  const Index steps = std::atoll(option(count, words, "--steps", "480"));
-  const double rate = std::atof(option(count, words, "--rate", "3e-3"));
-
-  language::Text training_text, validation_text;
-  auto text = hm::train::Text::read(option(count, words, "--file", "text.txt"));
-  if (data == "language") {
-    const language::Language source(language_options, 10);
-    training_text = source.text(training_letters, 11);
-    validation_text = source.text(validation_letters, 12);
-    std::string content;
-    for (const auto* part : {&training_text, &validation_text})
-      for (const std::int32_t letter : part->token) content += static_cast<char>(letter);
-    text = hm::train::Text::bytes(
-        content, static_cast<double>(validation_letters) / static_cast<double>(training_letters + validation_letters));
-  }
-  if (!text) return fail(text.error());
-
-  hm::Model<M, hm::f32> model{hm::Seed{seed}};
-  hm::train::Options options{.batch = 8 * 256 / CONTEXT, .length = CONTEXT};
-  options.schedule = {.peak = rate, .warmup = 50, .steps = steps, .last = 0.1};
-  options.seed = seed;
-  options.budgets.sampled = Chosen::training.sampled;
-  options.budgets.twins_from = Chosen::training.twins_from;
-  options.budgets.fixed.budget = Chosen::training.budget;
-  auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, options);
+  const Run run(count, words);
+  const auto content = corpus::of(run.data, run.file);
+  if (!content) return fail(content.error());
+  Model model{hm::Seed{run.seed}};
+  auto trainer = Trainer::create(model, content->text, run.options());
   if (!trainer) return fail(trainer.error());
-  const std::string place = std::string(option(count, words, "--folder", ".")) + "/" + ARM_TEXT(ARM) + "-" + data + "-" +
-                            std::to_string(seed) + "-" + std::to_string(steps) + "-" + option(count, words, "--rate", "3e-3");
-  if (hm::io::load_checkpoint(*trainer, place + ".safetensors")) std::fprintf(stderr, "%s goes on\n", place.c_str());
+  if (run.time > 0) return time_steps(*trainer, run.time);
+  if (hm::io::load_checkpoint(*trainer, run.checkpoint())) std::fprintf(stderr, "%s goes on\n", run.checkpoint().c_str());
 
   std::string losses;
-  double seconds = 0, last_tenth = 0, lost = 0;
+  double seconds = 0, last_tenth = 0;
   const Index begun = trainer->steps_done();
-  while (trainer->steps_done() < steps) {
+  bool lost = false;
+  while (trainer->steps_done() < run.steps && !lost) {
     const hm::train::Stopwatch watch;
     const auto report = trainer->step();
     seconds += watch.seconds();
-    if (!report) {  // counts as lost: the plan's uniform loss
-      lost = 1;
-      break;
-    }
+    lost = !report;  // the plan counts it with the uniform loss
+    if (lost) break;
     const Index done = trainer->steps_done();
-    if (done <= 20 || done % 20 == 0) list(losses, report->loss);
-    if (done > steps - steps / 10) last_tenth += report->loss / static_cast<double>(steps / 10);
-    if (done % 100 == 0)
-      if (const auto saved = hm::io::save_checkpoint(*trainer, place + ".safetensors"); !saved) return fail(saved.error());
+    if (done <= 20 || done % 20 == 0) measure::append(losses, measure::number(report->loss));
+    if (done > run.steps - run.steps / 10) last_tenth += report->loss / static_cast<double>(run.steps / 10);
+    if (done % 100 == 0 || done == run.steps)
+      if (const auto saved = hm::io::save_checkpoint(*trainer, run.checkpoint()); !saved) return fail(saved.error());
   }
 
-  // Validation: everything at full budget, by stratum where there are strata; and the loss at six budgets.
-  Mean all, stratum[language::strata];
-  const double layers = static_cast<double>(M::layer_count);
-  const double budget = Chosen::training.sampled ? 1.0 : Chosen::training.budget;
-  std::vector<double> used(to_size(hm::Used::fields * M::layer_count));
-  trainer->observe(0, {.budget = budget}, [&](Index token, double loss, const float* use) {
-    double experts = 0, slices = 0;
-    for (Index l = 0; l < M::layer_count; ++l) {
-      experts += static_cast<double>(use[l * hm::Used::fields + hm::Used::experts]) / layers;
-      slices += static_cast<double>(use[l * hm::Used::fields + hm::Used::slices]) / layers;
-    }
-    for (std::size_t i = 0; i < used.size(); ++i) used[i] += static_cast<double>(use[i]);
-    const Index at = token - training_letters;
-    const bool known = data == "language" && at >= 0 && at < validation_letters;
-    all.add(loss, experts, slices, known ? validation_text.entropy[to_size(at)] : 0);
-    // A span's first letters say nothing yet of what it is.
-    if (known && at % language_options.span >= 16)
-      stratum[static_cast<std::size_t>(validation_text.stratum[to_size(at)])].add(loss, experts, slices,
-                                                                                  validation_text.entropy[to_size(at)]);
-  });
-  std::string budgets;
-  if (Chosen::training.sampled)
-    for (int i = 0; i <= 5; ++i) {
-      char pair[80];
-      std::snprintf(pair, sizeof pair, "%s[%.1f,%.6f]", i == 0 ? "" : ",", i / 5.0, trainer->evaluate(0, {.budget = i / 5.0}));
-      budgets += pair;
-    }
-  std::string uses;
-  for (const double u : used) list(uses, u / all.tokens);
+  if (!run.keep.empty())
+    if (const auto kept = hm::io::save_weights(model, run.keep); !kept) return fail(kept.error());
 
-  std::FILE* const file = std::fopen(out.c_str(), "a");
-  if (file == nullptr) return std::fprintf(stderr, "%s cannot be written\n", out.c_str()), 1;
-  std::fprintf(file,
-               "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"lost\":%.0f,"
-               "\"parameters\":%lld,\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,"
-               "\"validation\":%s,\"easy\":%s,\"hard\":%s,\"noise\":%s,\"budgets\":[%s],\"used\":[%s],\"losses\":[%s]}\n",
-               ARM_TEXT(ARM), data.c_str(), static_cast<unsigned long long>(seed), static_cast<long long>(steps), rate,
-               option(count, words, "--commit", "unknown"), lost, static_cast<long long>(hm::Account<M>::parameters()),
-               static_cast<long long>(hm::Account<M>::active_parameters().target),
-               hm::Account<M>::flops_per_token(CONTEXT).forward,
-               static_cast<double>((trainer->steps_done() - begun) * trainer->tokens_per_step()) / seconds, last_tenth,
-               all.json().c_str(), stratum[0].json().c_str(), stratum[1].json().c_str(), stratum[2].json().c_str(),
-               budgets.c_str(), uses.c_str(), losses.c_str());
-  return std::fclose(file) == 0 ? 0 : 1;
+  const Seen full(*trainer, &*content, Chosen::training.sampled ? 1.0 : Chosen::training.budget);
+  std::string budgets, places, used, complexity = "null";
+  if (!full.complexity.empty() && Chosen::training.sampled) {
+    const Seen least(*trainer, nullptr, 0);
+    complexity = measure::of_complexity(full.complexity, full.loss, least.loss);
+    measure::append(budgets, measure::numbers({0, least.all.loss()}));
+  }
+  if (run.data == "text" && Chosen::training.sampled)
+    for (const double budget : {0.2, 0.25, 0.4, 0.5, 0.6, 0.8})
+      measure::append(budgets, measure::numbers({budget, Seen(*trainer, nullptr, budget).all.loss()}));
+  if (Chosen::training.sampled) measure::append(budgets, measure::numbers({1, full.all.loss()}));
+  for (const measure::Mean& place : full.place) measure::append(places, measure::number(place.loss()));
+  for (const double use : full.used) measure::append(used, measure::number(use));
+
+  // The mean number of experts that the plan fixes is one on training text.
+  const auto training = corpus::of_training(content->text);
+  if (!training) return fail(training.error());
+  auto again = Trainer::create(model, *training, run.options());
+  if (!again) return fail(again.error());
+  const Seen on_training(*again, nullptr, Chosen::training.sampled ? 1.0 : Chosen::training.budget, 25'600 / CONTEXT);
+
+  std::FILE* const file = std::fopen(run.out.c_str(), "a");
+  if (file == nullptr) return std::fprintf(stderr, "%s cannot be written\n", run.out.c_str()), 1;
+  std::fprintf(
+      file,
+      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"price\":%g,\"gain\":%g,"
+      "\"lost\":%d,\"parameters\":%"
+      "lld,"
+      "\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,\"validation\":%s,\"easy\":%s,\"hard\":%s,"
+      "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"losses\":[%s]}\n",
+      ARM_TEXT(ARM), run.data.c_str(), static_cast<unsigned long long>(run.seed), static_cast<long long>(run.steps),
+      std::atof(run.rate.c_str()), run.commit.c_str(), run.price, run.gain, lost ? 1 : 0,
+      static_cast<long long>(hm::Account<M>::parameters()), static_cast<long long>(hm::Account<M>::active_parameters().target),
+      hm::Account<M>::flops_per_token(CONTEXT).forward,
+      static_cast<double>((trainer->steps_done() - begun) * trainer->tokens_per_step()) / seconds, last_tenth,
+      full.all.json().c_str(), full.stratum[0].json().c_str(), full.stratum[1].json().c_str(), full.stratum[2].json().c_str(),
+      on_training.all.json().c_str(), budgets.c_str(), places.c_str(), used.c_str(), complexity.c_str(), losses.c_str());
+  if (std::fclose(file) != 0) return std::fprintf(stderr, "%s cannot be written\n", run.out.c_str()), 1;
+  std::remove(run.checkpoint().c_str());
+  return 0;
 }

@@ -46,6 +46,23 @@ struct Refilled {
   static_assert(hidden > 0 && forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
 };
 
+using FullTypes = hm::zoo::HybridTypes<pico_sizes(pico_hidden), hm::zoo::HybridParts{}>;
+/// full with a dense SwiGLU in the experts' place, at equal nominal forward FLOPs.
+template <Index hidden>
+struct DenseChannelTypes : FullTypes {
+  template <char letter, class Mixer>
+  using SlotOf =
+      hm::Slot<letter, hm::Block<Mixer, hm::channel::SwiGlu<hidden>, hm::block::Norm<FullTypes::Before>, FullTypes::After>>;
+};
+template <Index hidden>
+struct DenseChannel : hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers, hm::zoo::HybridParts{}, DenseChannelTypes<hidden>> {};
+struct EqualDenseChannel {
+  static constexpr double wanted = forward(Full{}), low = forward(DenseChannel<32>{}), step = forward(DenseChannel<33>{}) - low;
+  static constexpr Index hidden = 32 + static_cast<Index>((wanted - low) / step + 0.5);
+  using Model = DenseChannel<hidden>;
+  static_assert(forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
+};
+
 using QueryKey = hm::attention::NormedQueryKey<>;
 constexpr hm::Heads heads = hm::zoo::hybrid_pico.heads;
 constexpr hm::LanguageSizes outer{.vocab = 256, .width = hm::zoo::hybrid_pico.width, .context = CONTEXT};
@@ -105,12 +122,15 @@ constexpr Training plain_training{.sampled = false};
 struct full : Arm<Full> {};
 struct dense_active : Arm<EqualActive<Dense>::Model, plain_training> {};
 struct dense_time : Arm<PlainAt<Dense, TIME_HIDDEN>, plain_training> {};
+struct dense_half_more : Arm<PlainAt<Dense, EqualActive<Dense>::hidden * 3 / 2>, plain_training> {};
+struct dense_twice : Arm<PlainAt<Dense, EqualActive<Dense>::hidden * 2>, plain_training> {};
 struct fixed_k : Arm<EqualActive<FixedK>::Model, plain_training> {};
 struct skeleton : Arm<hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers, skeleton_parts>, plain_training> {};
 struct windows_fixed : Arm<Refilled<Parts{.windows = false}, MEAN_WINDOW>::Model> {};
 struct key_tokens_none : Arm<Refilled<Parts{.key_tokens = false}>::Model> {};
 struct key_tokens_random : Arm<Refilled<Parts{.random_keys = true}>::Model> {};
 struct experts_fixed : Arm<Refilled<Parts{.dynamic_experts = false}>::Model> {};
+struct experts_dense : Arm<EqualDenseChannel::Model> {};
 struct experts_random_count : Arm<Refilled<Parts{.random_count = true}>::Model> {};
 struct experts_random : Arm<Refilled<Parts{.random_experts = true}>::Model> {};
 struct semantic_none : Arm<Refilled<Parts{.semantic = false}>::Model> {};
@@ -128,5 +148,17 @@ struct budgets_none : Arm<Full, plain_training> {};
 struct budget_half : Arm<Full, Training{.sampled = false, .budget = 0.5}> {};
 struct budget_quarter : Arm<Full, Training{.sampled = false, .budget = 0.25}> {};
 struct twins_none : Arm<Full, Training{.twins_from = 1}> {};
+
+/// How the plan trains an arm.
+template <class Chosen>
+hm::train::Options options(std::uint64_t seed, Index steps, double rate) {
+  hm::train::Options options{.batch = 8 * 256 / CONTEXT, .length = CONTEXT};
+  options.schedule = {.peak = rate, .warmup = 50, .steps = steps, .last = 0.1};
+  options.seed = seed;
+  options.budgets.sampled = Chosen::training.sampled;
+  options.budgets.twins_from = Chosen::training.twins_from;
+  options.budgets.fixed.budget = Chosen::training.budget;
+  return options;
+}
 
 }  // namespace arms

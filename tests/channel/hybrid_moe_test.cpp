@@ -97,7 +97,7 @@ Naive naive(const Settings& s, const Tensors& t, const Streams& streams, const s
       const double u = test::inner(t.at("slice_gate.weight"), 0, in, width);
       const double open = std::min(1.0, std::max(0.0, 1.2 / (1 + std::exp(-u - 2)) - 0.1));
       const double allowed = std::max(1.0, std::ceil(streams.beta(row) * static_cast<double>(s.slices)));
-      n = 1 + (allowed - 1) * streams.decision(row, hm::Decision::slices) * open;
+      n = 1 + (allowed - 1) * streams.spent(row, streams.decision(row, hm::Decision::slices) * open);
     }
     Index used = 0;
     for (Index k = 0; k < s.slices && n > static_cast<double>(k); ++k, ++used) {

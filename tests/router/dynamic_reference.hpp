@@ -30,6 +30,8 @@ struct Streams {
   double decision(Index row, Index field) const {
     return decisions.empty() ? 1.0 : decisions[to_size(row * decision_width + layer * hm::Decision::fields + field)];
   }
+  /// A fraction of a cap, of which the target leaves (1 − q) parts of what it saves.
+  double spent(Index row, double fraction) const { return fraction + goal(row) * (1 - fraction); }
 };
 
 struct RouterSettings {
@@ -111,7 +113,7 @@ inline Routed route(const RouterSettings& s, const Tensors& t, const std::string
     if (t.contains(at + "offset")) tau += t.at(at + "offset")[0];
     return tau;
   };
-  result.limit = budget_experts(beta, s.most) * streams.decision(row, hm::Decision::experts) * share;
+  result.limit = budget_experts(beta, s.most) * streams.spent(row, streams.decision(row, hm::Decision::experts)) * share;
   result.own = choose(result.z, result.limit, least(beta), temperature);
   result.unbounded = choose(result.z, most * share, least(1.0), temperature);
   return result;

@@ -478,16 +478,13 @@ TEST_CASE("budgets are drawn by the shares that are promised, and twins differ i
   for (std::uint64_t micro = 0; micro < draws; ++micro) {
     const train::BudgetDraw single = draw(micro, 0.49);
     REQUIRE(single.twins() == 0);
+    int at_full = 0, at_least = 0;
     for (Index s = 0; s < 8; ++s) {
       const train::Condition c = single.of(s);
       REQUIRE(single.window(s) == s);
-      if (s % 4 == 0) REQUIRE(c.budget == 1);
-      if (s % 4 == 1) REQUIRE(c.budget == 0.25);
-      if (s % 4 > 1) {
-        REQUIRE(c.budget > 0.25);
-        REQUIRE(c.budget < 1);
-        uniform += c.budget / (4 * draws);
-      }
+      at_full += c.budget == 1;
+      at_least += c.budget == 0.25;
+      if (c.budget < 1 && c.budget > 0.25) uniform += c.budget / (4 * draws);
       if (c.target == 1) {
         ++spend_all;
       } else {
@@ -495,6 +492,8 @@ TEST_CASE("budgets are drawn by the shares that are promised, and twins differ i
         ++rest;
       }
     }
+    REQUIRE(at_full == 2);
+    REQUIRE(at_least == 2);
     const train::BudgetDraw twins = draw(micro, 0.5);
     REQUIRE(twins.twins() == 2);
     for (Index pair = 0; pair < 2; ++pair) {
@@ -509,6 +508,22 @@ TEST_CASE("budgets are drawn by the shares that are promised, and twins differ i
   CHECK(std::fabs(uniform - 0.625) < 0.02);  // of 4000 draws: a deviation is 0.0034
   CHECK(std::abs(spend_all - 4000) < 200);   // of 8000: 45
   CHECK(std::fabs(others / rest - 0.5) < 0.02);
+  // Other parts: exact where the batch allows, at random places of it. First of all every row is at full budget.
+  budgets = {.sampled = true, .least = 0.1, .full_until = 0.3, .at_full = 0.5, .at_least = 0.125};
+  int first_place = 0;
+  for (std::uint64_t micro = 0; micro < draws; ++micro) {
+    int full = 0, least = 0;
+    for (Index s = 0; s < 8; ++s) {
+      const train::Condition c = draw(micro, 0.3).of(s), early = draw(micro, 0.29).of(s);
+      REQUIRE((early.budget == 1 && early.target == 1));
+      full += c.budget == 1;
+      least += c.budget == 0.1;
+    }
+    REQUIRE(full == 4);
+    REQUIRE(least == 1);
+    first_place += draw(micro, 0.3).of(0).budget == 0.1;
+  }
+  CHECK(std::abs(first_place - draws / 8) < 60);  // a deviation is 10
   // From 1 on means never, also in steps beyond the schedule's end.
   budgets.twins_from = 1;
   for (const double progress : {0.5, 1.0, 2.0}) CHECK(draw(0, progress).twins() == 0);

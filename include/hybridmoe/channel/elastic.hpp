@@ -1,7 +1,10 @@
 #pragma once
 /// @file elastic.hpp
-/// How much of an elastic shared expert a row goes through: ñ = 1 + (N − 1)·hs(w·x) of its S slices, where
-/// N = 1 + (n̂(β) − 1)·decision and n̂(β) = max(1, ⌈βS⌉). Slice s weighs a_s = clamp(ñ − (s − 1), 0, 1); those of weight 0 are
+/// How much of an elastic shared expert of S slices a row goes through,
+///
+///   ñ = 1 + (n̂(β) − 1)·(1 − (1 − q)·(1 − decision·hs(w·x))),   n̂(β) = max(1, ⌈βS⌉):
+///
+/// a target q of 1 goes through all that the budget allows. Slice s weighs a_s = clamp(ñ − (s − 1), 0, 1); those of weight 0 are
 /// not computed.
 
 #include <hybridmoe/layer/budget.hpp>
@@ -51,7 +54,7 @@ struct ElasticKernel {
         const T fraction = router::within_unit(streams.decisions.at(row, streams.decision, T(1)));
         const Index allowed = most_slices(slices, streams.budget.at(row, 0, T(1)));
         u[row] = ops::dot(x + row * width, gate, width);
-        n += static_cast<T>(allowed - 1) * fraction * HardSigmoid<T>(u[row]).value;
+        n += static_cast<T>(allowed - 1) * spent_part(fraction * HardSigmoid<T>(u[row]).value, streams.target.at(row, 0, T(1)));
       }
       real[row] = n;
       if (used != nullptr) used[row * used_width] = n;
@@ -83,7 +86,8 @@ struct ElasticBackwardKernel {
       for (Index s = 1; s < slices && slice[row * slices + s] >= 0; ++s) last = s;
       const T d = (last > 0 ? dweight[row * slices + last] : T(0)) + factor * price_of(price, streams.target.at(row, 0, T(1)));
       const T decided = streams.decisions.at(row, streams.decision, T(1)), fraction = router::within_unit(decided);
-      const T room = static_cast<T>(most_slices(slices, streams.budget.at(row, 0, T(1))) - 1);
+      const T room =
+          static_cast<T>(most_slices(slices, streams.budget.at(row, 0, T(1))) - 1) * saving_of(streams.target.at(row, 0, T(1)));
       const HardSigmoid<T> open(u[row]);
       if (T(0) <= decided && decided <= T(1)) streams.decisions.add_gradient(row, streams.decision, d * room * open.value);
       du[row] = d * room * fraction * open.slope;

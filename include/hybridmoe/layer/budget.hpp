@@ -34,6 +34,19 @@ HYBRIDMOE_FUNCTION constexpr T widest_window(Index least, Index most, T beta) {
   return static_cast<T>(least) + valid_budget(beta) * static_cast<T>(most - least);
 }
 
+/// 1 − q for a performance target q in [0, 1], from where targets act: how much a row is asked to save. A target outside counts
+/// as the nearer end, NaN as 1.
+template <class T>
+HYBRIDMOE_FUNCTION constexpr T saving_of(T target) {
+  return !(target < T(1)) ? T(0) : target > T(0) ? T(1) - target : T(1);
+}
+/// What a learned fraction in [0, 1] makes of a row's cap: 1 − (1 − q)·(1 − fraction). At q = 1 the budget is spent, whatever was
+/// learned to save; at q = 0 the fraction holds.
+template <class T>
+HYBRIDMOE_FUNCTION constexpr T spent_part(T fraction, T target) {
+  return T(1) - saving_of(target) * (T(1) - fraction);
+}
+
 /// Budgets are searched among 0, 1/64, …, 1.
 inline constexpr Index budget_steps = 64;
 

@@ -21,6 +21,7 @@
 #include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/core/visit.hpp>
 #include <hybridmoe/exec/space.hpp>
+#include <hybridmoe/layer/budget.hpp>
 #include <hybridmoe/layer/side.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
@@ -67,7 +68,7 @@ struct Call {
 /// losses.
 template <class T>
 HYBRIDMOE_FUNCTION T price_of(double price, T target) {
-  const T saved = !(target < T(1)) ? T(0) : target > T(0) ? T(1) - target : T(1);
+  const T saved = saving_of(target);
   return static_cast<T>(price) * saved * saved;
 }
 

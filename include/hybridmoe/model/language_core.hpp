@@ -39,6 +39,7 @@ template <class T>
 struct TrainingSight {
   T* streams = nullptr;            ///< [layers + 1][rows, width]: every layer's input, and the last one's output
   const double* losses = nullptr;  ///< [rows] cross-entropy of each row in nats, 0 where it has no target
+  const T* complexity = nullptr;   ///< [rows], null in models that do not estimate it
 };
 
 /// The descriptions of a model's sources, and how many layers they make streams for (0 where there is no source, so that models

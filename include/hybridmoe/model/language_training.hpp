@@ -20,11 +20,11 @@ HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::loss_a
   const TrainingPlan<T> s(arena, e, layout.layers, recompute ? Index{0} : Layers::template all_tape_bytes<T>(layout, e));
   Call<Space> inner = call.with(arena);
   inner.training = true;
-  if (sight != nullptr) *sight = {s.streams, s.losses};
 
   embed<Flat>(call, p, token, s.streams);
   drop_embedding(call, s.streams);
   run_sources(inner, p, token, s.embedded, s.streams, nullptr, 0, s.sources);
+  if (sight != nullptr) *sight = {s.streams, s.losses, inner.side.template rows<stream::Complexity, T>().value};
   Layers::forward_training(inner, layout, buffer + outer, s.streams, s.tapes, recompute);
   const T* const last = s.streams + layout.layers * count;
   Call<Space> final = inner;

@@ -3,7 +3,8 @@
 /// The router that gives a token as many experts as it is worth: none to `most`, under a budget that no learned value exceeds.
 ///
 ///   z_e = W_e·x + κ·cos(a, C_e) + u_e      a = P·[x; context; c]: similarity to learned centroids (X-MoE, Chi et al. 2022)
-///   θ   = max(τ, (1−f)·z₍m+1₎ + f·z₍m+2₎)   m = ⌊K̃⌋, f = K̃ − m, K̃ = K(β)·decision       (dynamic_rule.hpp)
+///   θ   = max(τ, (1−f)·z₍m+1₎ + f·z₍m+2₎)   m = ⌊K̃⌋, f = K̃ − m, K̃ = K(β)·spent         (dynamic_rule.hpp)
+///   spent = 1 − (1 − q)·(1 − decision): a target of 1 leaves the number to τ alone
 ///   g_e = 1 − exp(−(z_e − θ)₊/T)            y = Σ_{g>0} g_e·E_e(x), not renormalised
 ///   τ   = T(β) + a·(½ − c)                  T(β): six knots that an integral controller moves until the mean number of experts
 ///                                           is what is wanted (no sparsity loss); u: moved by the sign of the load's error

@@ -96,7 +96,8 @@ struct DynamicBackwardKernel {
     }
     if (rank > 0 || rule.knot != nullptr) rule.complexity.add_gradient(row, 0, by_c);
     const T fraction = rule.decisions.at(row, rule.decision, T(1));
-    if (T(0) <= fraction && fraction <= T(1)) rule.decisions.add_gradient(row, rule.decision, g.limit * rule.limit_slope(beta));
+    if (T(0) <= fraction && fraction <= T(1))
+      rule.decisions.add_gradient(row, rule.decision, g.limit * rule.limit_slope(beta) * saving_of(rule.target.at(row, 0, T(1))));
   }
 
   /// A weight's gradient goes to its score; returns what goes to the threshold with the opposite sign.

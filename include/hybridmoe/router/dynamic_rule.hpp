@@ -5,7 +5,7 @@
 ///   θ = max(τ, (1 − f)·z₍m+1₎ + f·z₍m+2₎),   m = ⌊K̃⌋, f = K̃ − m, z₍i₎ the i-th highest,
 ///
 /// each with weight 1 − exp(−(z − θ)/T), which reaches 0 where the choice flips. At most ⌈K̃⌉ experts lie above θ, ties
-/// included. K̃ = K(β)·(the controller's fraction), K(β) = ⌊β·most + ½⌋.
+/// included. K̃ = K(β)·(1 − (1 − q)·(1 − the controller's fraction)), K(β) = ⌊β·most + ½⌋.
 
 #include <hybridmoe/core/random.hpp>
 #include <hybridmoe/core/scalar.hpp>
@@ -95,7 +95,9 @@ struct DynamicRule {
   const T *log_temperature, *knot, *slope, *offset;  ///< null: absent (knot: there is no τ)
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T beta(Index row) const { return valid_budget(budget.at(row, 0, T(1))); }
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T fraction(Index row) const { return within_unit(decisions.at(row, decision, T(1))); }
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T fraction(Index row) const {
+    return spent_part(within_unit(decisions.at(row, decision, T(1))), target.at(row, 0, T(1)));
+  }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T of_complexity(Index row) const { return complexity.at(row, 0, T(0.5)); }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T temperature() const { return math::exp(*log_temperature); }
   /// The mean number of experts wanted at budget β.

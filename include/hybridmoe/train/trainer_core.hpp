@@ -36,6 +36,15 @@ struct Evaluation {
   std::vector<double> used;
 };
 
+/// One token that an evaluation predicted.
+template <class T>
+struct Observed {
+  Index token;          ///< its place in the text
+  double loss;          ///< of predicting it, nats
+  const T* used;        ///< [layers, Used::fields]: what the layers used for the row that predicted it
+  const T* complexity;  ///< c of that row, null in models that do not estimate it
+};
+
 struct StepReport {
   Index step = 0;            ///< which step this was, from 0
   double loss = 0;           ///< mean cross-entropy of the step's targets before the update, nats per token
@@ -66,8 +75,7 @@ class TrainerCore {
   double evaluate(Index windows = 0, const Condition& condition = {}) { return measure(windows, condition).loss; }
   /// The same, and what the layers used.
   Evaluation measure(Index windows = 0, const Condition& condition = {});
-  /// The same, token by token: each(token, loss, used) with the token's place in the text, the loss of predicting it (nats) and
-  /// what the layers used for the row that did, [layers, Used::fields].
+  /// The same, token by token: calls each(Observed<T>), whose pointers are good until it returns.
   template <class Each>
   void observe(Index windows, const Condition& condition, const Each& each);
 
@@ -135,7 +143,7 @@ class TrainerCore {
   std::vector<Range> ranges_;
   std::vector<RuledTensor> ruled_;
   exec::Buffer<Space> errors_, conditions_, twins_, used_;
-  std::vector<T> host_conditions_, host_used_;
+  std::vector<T> host_conditions_, host_used_, host_complexity_;
   std::vector<double> host_losses_;
   std::vector<Index> host_twins_;
   Batch batch_{};
@@ -171,7 +179,8 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
   if (!(s.peak >= 0 && math::is_finite(s.peak) && s.last >= 0 && math::is_finite(s.last)))
     return Error{Code::bad_argument, "Options::schedule: peak and last must be finite numbers and not negative"};
   const Budgets& b = options.budgets;
-  for (const double part : {b.fixed.budget, b.fixed.target, b.least, b.twins_from})
+  for (const double part :
+       {b.fixed.budget, b.fixed.target, b.least, b.full_until, b.at_full, b.at_least, b.at_full + b.at_least, b.twins_from})
     if (!(part >= 0 && part <= 1))
       return Error{Code::bad_argument, "Options::budgets: budgets, targets and parts must lie in [0, 1]"};
   if (!(b.price >= 0 && b.twin_loss >= 0 && b.gain_loss >= 0))
@@ -214,6 +223,7 @@ TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& te
       used_(model.space(), rows() * used_width() * static_cast<Index>(sizeof(T))),
       host_conditions_(to_size(2 * rows())),
       host_used_(to_size(rows() * used_width())),
+      host_complexity_(to_size(rows())),
       host_losses_(to_size(rows())),
       host_twins_(to_size(rows())) {
   const std::vector<T> layout(to_size(model.size()));
@@ -261,10 +271,10 @@ Evaluation TrainerCore<Language, T_, Space_>::measure(Index windows, const Condi
   Evaluation result;
   result.used.assign(to_size(used_width()), 0.0);
   double tokens = 0;
-  observe(windows, condition, [&](Index, double loss, const T* used) {
-    result.loss += loss;
+  observe(windows, condition, [&](const Observed<T>& seen) {
+    result.loss += seen.loss;
     tokens += 1;
-    for (Index i = 0; i < used_width(); ++i) result.used[to_size(i)] += static_cast<double>(used[i]);
+    for (Index i = 0; i < used_width(); ++i) result.used[to_size(i)] += static_cast<double>(seen.used[i]);
   });
   result.loss /= tokens;
   for (double& use : result.used) use /= tokens;
@@ -284,9 +294,14 @@ void TrainerCore<Language, T_, Space_>::observe(Index windows, const Condition& 
     exec::Memory<Space>::copy_out(model_->space(), host_losses_.data(), reinterpret_cast<const std::byte*>(sight_.losses),
                                   rows() * static_cast<Index>(sizeof(double)));
     used_.copy_out(host_used_.data(), used_.bytes());
+    if (sight_.complexity != nullptr)
+      exec::Memory<Space>::copy_out(model_->space(), host_complexity_.data(),
+                                    reinterpret_cast<const std::byte*>(sight_.complexity),
+                                    rows() * static_cast<Index>(sizeof(T)));
     for (Index row = 0; row < now * length; ++row)
-      each(text_->validation_window(first + row / length, length) + row % length + 1, host_losses_[to_size(row)],
-           host_used_.data() + row * used_width());
+      each(Observed<T>{text_->validation_window(first + row / length, length) + row % length + 1, host_losses_[to_size(row)],
+                       host_used_.data() + row * used_width(),
+                       sight_.complexity == nullptr ? nullptr : host_complexity_.data() + row});
   }
 }
 

@@ -52,7 +52,7 @@ job_sanitize_all() {
 job_compile_fail() { tests/compile_fail/run; }
 job_headers() { tests/headers/run; }
 job_link() { tests/link/run; }
-job_hygiene() { need python3=python3 && tests/hygiene/run && tools/snippets --check; }
+job_hygiene() { need python3=python3 && tests/hygiene/run && tools/snippets --check && tests/bench/run; }
 job_format() { tools/format --check; }
 job_consumers() { tests/consumers/run; }
 job_examples() { tests/examples/run build/kokkos-openmp/examples; }

@@ -39,6 +39,25 @@ TEST_CASE("exp in float is within two units in the last place, and right at its 
   CHECK(std::isnan(math::exp(-undefined)));
 }
 
+TEST_CASE("sine and cosine in double, in all quarter turns") {
+  double worst = 0;
+  const auto look = [&](double x) {
+    const math::SineCosine got = math::sine_cosine(x);
+    for (const double off : {std::fabs(got.sine - std::sin(x)), std::fabs(got.cosine - std::cos(x))})
+      worst = off <= worst ? worst : off;
+  };
+  for (int i = -200'000; i <= 200'000; ++i) look(static_cast<double>(i) * 1e-4);
+  for (int i = 0; i < 200'000; ++i) look(static_cast<double>(i) * 7.9);
+  for (int i = 1; i < 1000; ++i)
+    for (const double near : {-1e-9, 0.0, 1e-9}) look(i * 0.78539816339744831 + near);  // where quarters change
+  CHECK(worst < 2.5e-16);
+  worst = 0;
+  for (int i = 0; i < 1000; ++i) look(1e9 + i);
+  CHECK(worst < 1.2e-7);
+  CHECK(math::sine_cosine(0).sine == 0);
+  CHECK(math::sine_cosine(0).cosine == 1);
+}
+
 TEST_CASE("tanh and sigmoid in float") {
   for (int i = -200'000; i <= 200'000; ++i) {
     const float x = static_cast<float>(i) * 1e-4f;

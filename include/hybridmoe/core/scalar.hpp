@@ -70,6 +70,39 @@ HYBRIDMOE_FUNCTION inline float tanh(float x) {
 }
 HYBRIDMOE_FUNCTION inline double tanh(double x) { return std::tanh(x); }
 
+/// sin x and cos x in double, without branches, so that loops over it vectorise: the nearest multiple of π/2 is taken out in
+/// three parts (Cody and Waite), Taylor's series do the rest. Absolute error below 2.5e-16 for |x| up to 1.6e6, where the
+/// multiple's products are exact; beyond, that of one rounding of x, 1.2e-16·|x|.
+struct SineCosine {
+  double sine, cosine;
+};
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE SineCosine sine_cosine(double x) {
+  const double magic = 6755399441055744.0;  // 1.5·2^52: adding it rounds to an integer
+  const double shifted = x * 0.63661977236758134 + magic, n = shifted - magic;
+  const double r = ((x - n * 1.5707963267341256) - n * 6.077100506303966e-11) - n * 2.0222662487959506e-21, q = r * r;
+  double s = 1.0 / 355687428096000.0, c = 1.0 / 20922789888000.0;  // 1/17!, 1/16!
+  s = s * q - 1.0 / 1307674368000.0;
+  s = s * q + 1.0 / 6227020800.0;
+  s = s * q - 1.0 / 39916800.0;
+  s = s * q + 1.0 / 362880.0;
+  s = s * q - 1.0 / 5040.0;
+  s = s * q + 1.0 / 120.0;
+  s = s * q - 1.0 / 6.0;
+  s = s * (q * r) + r;
+  c = c * q - 1.0 / 87178291200.0;
+  c = c * q + 1.0 / 479001600.0;
+  c = c * q - 1.0 / 3628800.0;
+  c = c * q + 1.0 / 40320.0;
+  c = c * q - 1.0 / 720.0;
+  c = c * q + 1.0 / 24.0;
+  c = c * (q * q) + (1.0 - 0.5 * q);
+  // Quarter turns: (s, c), (c, −s), (−s, −c), (−c, s).
+  const std::int64_t quarter = std::bit_cast<std::int64_t>(shifted);
+  const bool odd = (quarter & 1) != 0;
+  const double sine = select(odd, c, s), cosine = select(odd, s, c);
+  return {select((quarter & 2) != 0, -sine, sine), select(((quarter + 1) & 2) != 0, -cosine, cosine)};
+}
+
 HYBRIDMOE_FUNCTION inline float log(float x) { return ::logf(x); }
 HYBRIDMOE_FUNCTION inline double log(double x) { return ::log(x); }
 HYBRIDMOE_FUNCTION inline float sqrt(float x) { return ::sqrtf(x); }

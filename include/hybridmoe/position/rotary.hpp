@@ -29,12 +29,12 @@ struct Rotary : Tag {
   template <int size, class T>
   HYBRIDMOE_FUNCTION static void table(Index position, T* cosine, T* sine) {
     static_assert(fits<size>, "position::Rotary turns pairs: its dims must be even and at most the head size");
-    // ln(base)/dims is taken once; the angle is formed in double, since position·frequency loses digits in float.
-    const double step = std::log(static_cast<double>(base)) * (-2.0 / turned<size>);
+    constexpr Frequencies<turned<size>> frequency{};  // of the function: device code reads no array of a class
+    // In double, since position·frequency loses digits in float.
     for (int i = 0; i < turned<size> / 2; ++i) {
-      const double angle = static_cast<double>(position) * std::exp(step * i);
-      cosine[i] = static_cast<T>(std::cos(angle));
-      sine[i] = static_cast<T>(std::sin(angle));
+      const math::SineCosine at = math::sine_cosine(static_cast<double>(position) * frequency.value[i]);
+      cosine[i] = static_cast<T>(at.cosine);
+      sine[i] = static_cast<T>(at.sine);
     }
   }
 
@@ -48,6 +48,24 @@ struct Rotary : Tag {
   }
 
  private:
+  /// base^(−2i/count) for i < count/2.
+  template <int count>
+  struct Frequencies {
+    double value[count / 2 + 1] = {};
+    constexpr Frequencies() {
+      // The (count/2)-th root of 1/base by Newton's method, from above; its powers, each rounded once.
+      constexpr int roots = count / 2 > 0 ? count / 2 : 1;
+      const long double wanted = 1.0L / static_cast<long double>(base);
+      long double root = 1;
+      for (int step = 0; step < 200; ++step) {
+        long double power = 1;
+        for (int i = 1; i < roots; ++i) power *= root;
+        root -= (root * power - wanted) / (static_cast<long double>(roots) * power);
+      }
+      long double power = 1;
+      for (int i = 0; i < count / 2; ++i, power *= root) value[i] = static_cast<double>(power);
+    }
+  };
   template <int size, bool back, class T>
   HYBRIDMOE_FUNCTION static void turn(T* x, const T* cosine, const T* sine) {
     constexpr int half = turned<size> / 2;

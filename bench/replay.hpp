@@ -4,6 +4,8 @@
 
 #include <hybridmoe/hybridmoe.hpp>
 
+#include "build_tag.hpp"
+
 namespace replay {
 
 namespace hm = hybridmoe;
@@ -21,21 +23,5 @@ constexpr std::uint64_t seed = 7;
 constexpr hm::Index steps = 400;
 constexpr hm::train::Options options{
     .batch = 4, .length = 128, .schedule = {.peak = 3e-3, .warmup = 20, .steps = steps}, .dropout = 0.05f, .seed = seed};
-
-/// What decides the bits: compiler and instruction set (and that the compiler optimises with -O2, as the tests are built; -O3
-/// fuses other multiply-adds). Other builds round a little differently.
-inline const char* build() {
-#if defined(__clang__)
-  return "clang";
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  return "g++ with a sanitizer";
-#elif defined(__AVX512F__)
-  return "g++ avx512";
-#elif defined(__AVX2__) && defined(__FMA__)
-  return "g++ avx2";
-#else
-  return "g++ base";
-#endif
-}
 
 }  // namespace replay

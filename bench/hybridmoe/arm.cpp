@@ -9,6 +9,7 @@
 
 #include <hybridmoe/io/checkpoint.hpp>
 
+#include "../build_tag.hpp"
 #include "arms.hpp"
 #include "corpus.hpp"
 #include "measure.hpp"
@@ -174,13 +175,14 @@ int main(int count, char** words) {
   if (file == nullptr) return std::fprintf(stderr, "%s cannot be written\n", run.out.c_str()), 1;
   std::fprintf(
       file,
-      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"price\":%g,\"gain\":%g,"
+      "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"build\":\"%s\",\"price\":%g,"
+      "\"gain\":%g,"
       "\"lost\":%d,\"parameters\":%"
       "lld,"
       "\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,\"validation\":%s,\"easy\":%s,\"hard\":%s,"
       "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"losses\":[%s]}\n",
       ARM_TEXT(ARM), run.data.c_str(), static_cast<unsigned long long>(run.seed), static_cast<long long>(run.steps),
-      std::atof(run.rate.c_str()), run.commit.c_str(), run.price, run.gain, lost ? 1 : 0,
+      std::atof(run.rate.c_str()), run.commit.c_str(), replay::build(), run.price, run.gain, lost ? 1 : 0,
       static_cast<long long>(hm::Account<M>::parameters()), static_cast<long long>(hm::Account<M>::active_parameters().target),
       hm::Account<M>::flops_per_token(CONTEXT).forward,
       static_cast<double>((trainer->steps_done() - begun) * trainer->tokens_per_step()) / seconds, last_tenth,

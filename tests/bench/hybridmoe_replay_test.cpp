@@ -1,11 +1,14 @@
-// Two published runs on the generated language (docs/results/hybridmoe-runs.jsonl), their first twenty losses. They were made
-// with -O3; here other multiply-adds are fused, so they agree to 1e-3, not to the bit.
+// Two published runs on the generated language (docs/results/hybridmoe-runs.jsonl), their first twenty losses: all digits that
+// were written, from the same compiler and instruction set (this program is compiled with -O3, as those of the runs are). Other
+// builds round differently, and where a score then falls on the other side of a threshold, more than rounding differs: within
+// 0.02.
 #include <cmath>
 #include <fstream>
 
 #include <catch2/catch_test_macros.hpp>
 #include <nlohmann/json.hpp>
 
+#include "../../bench/build_tag.hpp"
 #include "../../bench/hybridmoe/arms.hpp"
 #include "../../bench/hybridmoe/corpus.hpp"
 
@@ -14,7 +17,7 @@ namespace hm = hybridmoe;
 namespace {
 
 template <class Chosen>
-void replay(const char* arm) {
+void repeat(const char* arm) {
   std::ifstream runs(std::string(HYBRIDMOE_TEST_DATA) + "/../docs/results/hybridmoe-runs.jsonl");
   nlohmann::json run;
   for (std::string line; std::getline(runs, line) && run.is_null();) {
@@ -29,12 +32,13 @@ void replay(const char* arm) {
   auto trainer = hm::train::Trainer<Model>::create(
       model, corpus->text, arms::options<Chosen>(101, run["steps"].get<hm::Index>(), run["rate"].get<double>()));
   REQUIRE(trainer);
+  const bool same_build = run["build"] == replay::build();
   double last = 0;
   for (std::size_t step = 0; step < 20; ++step) {
     const auto report = trainer->step();
     REQUIRE(report);
-    INFO(arm << ", step " << step);
-    CHECK(std::fabs(report->loss - run["losses"][step].get<double>()) < 1e-3);
+    INFO(arm << ", step " << step << ", build " << replay::build() << ", the run's " << run["build"]);
+    CHECK(std::fabs(report->loss - run["losses"][step].get<double>()) < (same_build ? 6e-7 : 0.02));
     last = report->loss;
   }
   CHECK(last < run["losses"][0].get<double>() - 0.3);
@@ -42,5 +46,5 @@ void replay(const char* arm) {
 
 }  // namespace
 
-TEST_CASE("the published run of full is repeated") { replay<arms::full>("full"); }
-TEST_CASE("the published run of fixed_k is repeated") { replay<arms::fixed_k>("fixed_k"); }
+TEST_CASE("the published run of full is repeated") { repeat<arms::full>("full"); }
+TEST_CASE("the published run of fixed_k is repeated") { repeat<arms::fixed_k>("fixed_k"); }

@@ -29,7 +29,7 @@ int main(int count, char** words) {
   const auto text = hm::train::Text::read(option("--text", "text.txt"));
   if (!text) return fail(text.error());
   hm::Model<Small, hm::f32, Space> model{hm::Seed{7}};
-  hm::train::Options training{.batch = 8, .length = 256, .schedule = {.peak = 3e-3, .warmup = 50}};
+  hm::train::Options training{.batch = 4, .length = 256, .schedule = {.peak = 3e-3, .warmup = 50}};
   training.budgets.sampled = true;  // each sequence has a budget of its own: one set of weights serves all
   auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, training);
   if (!trainer) return fail(trainer.error());
@@ -53,7 +53,7 @@ int main(int count, char** words) {
   const auto show = [](std::int32_t token) { return std::putchar(token) != EOF; };
   for (const std::int32_t token : prompt) show(token);
   const hm::train::Stopwatch watch;
-  const auto written = hm::generate::generate(*session, {prompt, 400}, {.temperature = 0.9, .min_p = 0.05}, show);
+  const auto written = hm::generate::generate(*session, {prompt, 400}, {.temperature = 0.9, .min_p = 0.01}, show);
   if (!written) return fail(written.error());
   std::printf("\n\n%.0f tokens/s decoding\n", static_cast<double>(session->length(0) - 64) / watch.seconds());
 }

@@ -98,7 +98,7 @@ std::vector<T> part(const std::vector<T>& rows, Index width, Index from, Index c
 
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 double distance(const auto& got, const Numbers& expected) {

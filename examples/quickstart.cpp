@@ -12,7 +12,7 @@ namespace hm = hybridmoe;
 //! [model]
 struct Small : hm::zoo::HybridModel<hm::zoo::hybrid_pico, hm::Pattern<"GLLM">> {};
 static_assert(hm::Account<Small>::parameters() < 1'250'000 && hm::Account<Small>::active_parameters().target < 600'000);
-constexpr double half = hm::Account<Small>::budget_for(0.5, 256);  // no token costs more than half of the worst case
+constexpr double frugal = hm::Account<Small>::budget_for(0.5, 256);  // no token costs more than half of the worst case
 //! [model]
 constexpr const char* path = "quickstart.safetensors";
 int fail(const hm::Error& error) { return std::fprintf(stderr, "%s\n", error.message().c_str()), 1; }
@@ -42,7 +42,7 @@ int main(int count, char** words) {
   if (const auto drawn = hm::io::write_file("loss.svg", report->curve.svg()); !drawn) return fail(drawn.error());
   std::printf("%s\n%s%.0f tokens/s, %.0f%% of peak\n", hm::describe<Small>().c_str(), report->curve.text().c_str(),
               report->tokens_per_second(), 100 * report->fraction_of_peak);
-  for (const double budget : {0.0, half, 1.0}) {
+  for (const double budget : {0.0, frugal, 1.0}) {
     const double bits = trainer->evaluate(0, {.budget = budget}) / std::log(2.0);
     std::printf("validation at budget %.2f: %.3f bits per byte\n", budget, bits);
   }

@@ -41,7 +41,7 @@ struct SegmentTape {
       : u(arena.template take<T>(e.rows * S::width)),
         open(arena.template take<T>(e.rows * S::scales)),
         closing(arena.template take<T>(e.rows * S::scales)),
-        segments(arena, S::limits, S::size, e.rows, e.sequences, e.training),
+        segments(arena, S::own_limits(), S::size, e.rows, e.sequences, e.training),
         pooled_tokens(arena.template take<T>(S::phrases(e) * S::width)),
         pooled(arena.template take<T>(segments.capacity * S::size)),
         raw(arena.template take<T>(segments.capacity * S::size)),

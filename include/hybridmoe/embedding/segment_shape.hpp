@@ -51,11 +51,16 @@ struct SegmentShape {
   }
   static constexpr Index uses(Index scale) { return 1 + limits.closings(scale, back); }
 
+  /// `limits` for code on a device, which may not read an object of a class.
+  HYBRIDMOE_FUNCTION static constexpr SegmentLimits own_limits() {
+    constexpr SegmentLimits copy = limits;
+    return copy;
+  }
   /// Most phrases and most segments that a call closes, and items of kernels over a scale's.
-  HYBRIDMOE_FUNCTION static constexpr Index phrases(Extent e) { return limits.capacity(0, e.rows, e.sequences); }
-  HYBRIDMOE_FUNCTION static constexpr Index all(Extent e) { return limits.capacity(e.rows, e.sequences); }
+  HYBRIDMOE_FUNCTION static constexpr Index phrases(Extent e) { return own_limits().capacity(0, e.rows, e.sequences); }
+  HYBRIDMOE_FUNCTION static constexpr Index all(Extent e) { return own_limits().capacity(e.rows, e.sequences); }
   HYBRIDMOE_FUNCTION static constexpr Index items(Index scale, Extent e) {
-    return divide_up(limits.capacity(scale, e.rows, e.sequences), ops::segment_block);
+    return divide_up(own_limits().capacity(scale, e.rows, e.sequences), ops::segment_block);
   }
 };
 

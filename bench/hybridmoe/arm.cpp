@@ -1,8 +1,8 @@
 // One run of docs/results/hybridmoe-plan.md: trains the model ARM and appends one line of JSON to a file. Saves every 100 steps;
 // started again, it goes on bit for bit.
 //   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
-//   arm_NAME --price L --gain G --twins P --sampled yes|no --until P --full P --least P ...   for trials: other train::Budgets
-//   than the arm's arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
+//   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
+//   arm_NAME --price L --gain G --twins P --until P --full P --least P --sampled 0|1 ...   other train::Budgets, for trials
 //   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>
 #include <cstring>
@@ -33,50 +33,34 @@ namespace {
 int fail(const hm::Error& error) { return std::fprintf(stderr, "%s\n", error.message().c_str()), 1; }
 
 struct Run {
-  std::string data = "text", file = "text.txt", out = "runs.jsonl", folder = ".", commit = "unknown", rate = "3e-3", keep,
-              sampled;
+  std::string data = "text", file = "text.txt", out = "runs.jsonl", folder = ".", commit = "unknown", rate = "3e-3", keep;
   std::uint64_t seed = 1;
   Index steps = 480, time = 0;
-  double price = hm::train::Budgets{}.price, gain = hm::train::Budgets{}.gain_loss, twins = Chosen::training.twins_from,
-         until = hm::train::Budgets{}.full_until, at_full = hm::train::Budgets{}.at_full,
-         at_least = hm::train::Budgets{}.at_least;
+  hm::train::Options options;
 
   Run(int count, char** words) {
-    const auto option = [&](const char* name, std::string& value) {
-      for (int i = 1; i + 1 < count; ++i)
-        if (std::strcmp(words[i], name) == 0) value = std::string(words[i + 1]);
+    const auto option = [&](const char* name, auto& value) {
+      for (int i = 1; i + 1 < count; ++i) {
+        if (std::strcmp(words[i], name) != 0) continue;
+        using Value = std::remove_reference_t<decltype(value)>;
+        if constexpr (std::is_same_v<Value, std::string>)
+          value = std::string(words[i + 1]);
+        else
+          value = static_cast<Value>(std::atof(words[i + 1]));
+      }
     };
-    std::string seed_text = "1", steps_text = "480", time_text = "0", price_text, gain_text, twins_text;
     option("--data", data), option("--file", file), option("--out", out), option("--folder", folder);
-    option("--commit", commit), option("--rate", rate), option("--seed", seed_text), option("--steps", steps_text);
-    option("--time", time_text), option("--keep", keep);
-    seed = static_cast<std::uint64_t>(std::atoll(seed_text.c_str()));
-    steps = std::atoll(steps_text.c_str());
-    time = std::atoll(time_text.c_str());
-    option("--price", price_text), option("--gain", gain_text), option("--twins", twins_text), option("--sampled", sampled);
-    if (!price_text.empty()) price = std::atof(price_text.c_str());
-    if (!gain_text.empty()) gain = std::atof(gain_text.c_str());
-    std::string until_text, full_text, least_text;
-    option("--until", until_text), option("--full", full_text), option("--least", least_text);
-    if (!until_text.empty()) until = std::atof(until_text.c_str());
-    if (!full_text.empty()) at_full = std::atof(full_text.c_str());
-    if (!least_text.empty()) at_least = std::atof(least_text.c_str());
-    if (!twins_text.empty()) twins = std::atof(twins_text.c_str());
+    option("--commit", commit), option("--rate", rate), option("--keep", keep);
+    option("--seed", seed), option("--steps", steps), option("--time", time);
+    options = arms::options<Chosen>(seed, steps, std::atof(rate.c_str()));
+    hm::train::Budgets& budgets = options.budgets;
+    option("--price", budgets.price), option("--gain", budgets.gain_loss), option("--twins", budgets.twins_from);
+    option("--until", budgets.full_until), option("--full", budgets.at_full), option("--least", budgets.at_least);
+    option("--sampled", budgets.sampled);
   }
   std::string checkpoint() const {
     return folder + "/" + ARM_TEXT(ARM) + "-" + data + "-" + std::to_string(seed) + "-" + std::to_string(steps) + "-" + rate +
            ".safetensors";
-  }
-  hm::train::Options options() const {
-    hm::train::Options options = arms::options<Chosen>(seed, steps, std::atof(rate.c_str()));
-    options.budgets.price = price;
-    options.budgets.gain_loss = gain;
-    options.budgets.twins_from = twins;
-    options.budgets.full_until = until;
-    options.budgets.at_full = at_full;
-    options.budgets.at_least = at_least;
-    if (!sampled.empty()) options.budgets.sampled = sampled == "yes";
-    return options;
   }
 };
 
@@ -125,7 +109,7 @@ int main(int count, char** words) {
   const auto content = corpus::of(run.data, run.file);
   if (!content) return fail(content.error());
   Model model{hm::Seed{run.seed}};
-  auto trainer = Trainer::create(model, content->text, run.options());
+  auto trainer = Trainer::create(model, content->text, run.options);
   if (!trainer) return fail(trainer.error());
   if (run.time > 0) return time_steps(*trainer, run.time);
   if (hm::io::load_checkpoint(*trainer, run.checkpoint())) std::fprintf(stderr, "%s goes on\n", run.checkpoint().c_str());
@@ -167,7 +151,7 @@ int main(int count, char** words) {
   // The mean number of experts that the plan fixes is one on training text.
   const auto training = corpus::of_training(content->text);
   if (!training) return fail(training.error());
-  auto again = Trainer::create(model, *training, run.options());
+  auto again = Trainer::create(model, *training, run.options);
   if (!again) return fail(again.error());
   const Seen on_training(*again, nullptr, Chosen::training.sampled ? 1.0 : Chosen::training.budget, 25'600 / CONTEXT);
 
@@ -182,9 +166,9 @@ int main(int count, char** words) {
       "\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,\"validation\":%s,\"easy\":%s,\"hard\":%s,"
       "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"losses\":[%s]}\n",
       ARM_TEXT(ARM), run.data.c_str(), static_cast<unsigned long long>(run.seed), static_cast<long long>(run.steps),
-      std::atof(run.rate.c_str()), run.commit.c_str(), replay::build(), run.price, run.gain, lost ? 1 : 0,
-      static_cast<long long>(hm::Account<M>::parameters()), static_cast<long long>(hm::Account<M>::active_parameters().target),
-      hm::Account<M>::flops_per_token(CONTEXT).forward,
+      std::atof(run.rate.c_str()), run.commit.c_str(), replay::build(), run.options.budgets.price, run.options.budgets.gain_loss,
+      lost ? 1 : 0, static_cast<long long>(hm::Account<M>::parameters()),
+      static_cast<long long>(hm::Account<M>::active_parameters().target), hm::Account<M>::flops_per_token(CONTEXT).forward,
       static_cast<double>((trainer->steps_done() - begun) * trainer->tokens_per_step()) / seconds, last_tenth,
       full.all.json().c_str(), full.stratum[0].json().c_str(), full.stratum[1].json().c_str(), full.stratum[2].json().c_str(),
       on_training.all.json().c_str(), budgets.c_str(), places.c_str(), used.c_str(), complexity.c_str(), losses.c_str());

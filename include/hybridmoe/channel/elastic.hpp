@@ -23,7 +23,7 @@ struct HardSigmoid {
   T value, slope;
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE explicit HardSigmoid(T u) {
     const T s = math::sigmoid(u + T(2)), v = T(1.2) * s - T(0.1);
-    value = router::within_unit(v);
+    value = math::within_unit(v);
     slope = T(0) < v && v < T(1) ? T(1.2) * s * (T(1) - s) : T(0);
   }
 };
@@ -51,7 +51,7 @@ struct ElasticKernel {
     for (Index row = item * elastic_rows; row < end; ++row) {
       T n = 1;
       if constexpr (slices > 1) {
-        const T fraction = router::within_unit(streams.decisions.at(row, streams.decision, T(1)));
+        const T fraction = math::within_unit(streams.decisions.at(row, streams.decision, T(1)));
         const Index allowed = most_slices(slices, streams.budget.at(row, 0, T(1)));
         u[row] = ops::dot(x + row * width, gate, width);
         n += static_cast<T>(allowed - 1) * spent_part(fraction * HardSigmoid<T>(u[row]).value, streams.target.at(row, 0, T(1)));
@@ -59,7 +59,7 @@ struct ElasticKernel {
       real[row] = n;
       if (used != nullptr) used[row * used_width] = n;
       for (Index s = 0; s < slices; ++s) {
-        const T a = router::within_unit(n - static_cast<T>(s));
+        const T a = math::within_unit(n - static_cast<T>(s));
         slice[row * slices + s] = a > T(0) ? s : -1;
         weight[row * slices + s] = a;
       }
@@ -85,7 +85,7 @@ struct ElasticBackwardKernel {
       Index last = 0;
       for (Index s = 1; s < slices && slice[row * slices + s] >= 0; ++s) last = s;
       const T d = (last > 0 ? dweight[row * slices + last] : T(0)) + factor * price_of(price, streams.target.at(row, 0, T(1)));
-      const T decided = streams.decisions.at(row, streams.decision, T(1)), fraction = router::within_unit(decided);
+      const T decided = streams.decisions.at(row, streams.decision, T(1)), fraction = math::within_unit(decided);
       const T room =
           static_cast<T>(most_slices(slices, streams.budget.at(row, 0, T(1))) - 1) * saving_of(streams.target.at(row, 0, T(1)));
       const HardSigmoid<T> open(u[row]);

@@ -32,6 +32,12 @@ HYBRIDMOE_FUNCTION inline double select(bool condition, double a, double b) {
   return std::bit_cast<double>((std::bit_cast<std::int64_t>(a) & mask) | (std::bit_cast<std::int64_t>(b) & ~mask));
 }
 
+/// The nearest in [0, 1], and 0 for NaN: counts are made from it, and an index made from NaN points anywhere.
+template <class T>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE constexpr T within_unit(T v) {
+  return !(v > T(0)) ? T(0) : v > T(1) ? T(1) : v;
+}
+
 /// e^x. Float: 2^n·p(r) with |r| ≤ ln2/2 (the range reduction of Cephes); error under 2 units in the last place; 0 below −87.3.
 HYBRIDMOE_FUNCTION inline float exp(float x) {
   const float raised = select(x < -87.3f, -87.3f, x);

@@ -5,25 +5,20 @@
 
 #include <array>
 
-#include <hybridmoe/core/index.hpp>
+#include <hybridmoe/core/scalar.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
-
-template <class T>
-HYBRIDMOE_FUNCTION constexpr T valid_budget(T beta) {
-  return !(beta > T(0)) ? T(0) : beta > T(1) ? T(1) : beta;
-}
 
 /// K(β) = ⌊β·most + ½⌋: the most routed experts of a token.
 template <class T>
 HYBRIDMOE_FUNCTION constexpr Index most_experts(Index most, T beta) {
-  return static_cast<Index>(valid_budget(beta) * static_cast<T>(most) + T(0.5));
+  return static_cast<Index>(math::within_unit(beta) * static_cast<T>(most) + T(0.5));
 }
 
 /// n̂(β) = max(1, ⌈β·slices⌉): the most slices of an elastic shared expert.
 template <class T>
 HYBRIDMOE_FUNCTION constexpr Index most_slices(Index slices, T beta) {
-  const T wanted = valid_budget(beta) * static_cast<T>(slices);
+  const T wanted = math::within_unit(beta) * static_cast<T>(slices);
   const Index whole = static_cast<Index>(wanted);
   return larger(1, static_cast<T>(whole) < wanted ? whole + 1 : whole);
 }
@@ -31,14 +26,14 @@ HYBRIDMOE_FUNCTION constexpr Index most_slices(Index slices, T beta) {
 /// W(β) = least + β·(most − least): the widest window in keys, a real number between least and most.
 template <class T>
 HYBRIDMOE_FUNCTION constexpr T widest_window(Index least, Index most, T beta) {
-  return static_cast<T>(least) + valid_budget(beta) * static_cast<T>(most - least);
+  return static_cast<T>(least) + math::within_unit(beta) * static_cast<T>(most - least);
 }
 
 /// 1 − q for a performance target q in [0, 1], from where targets act: how much a row is asked to save. A target outside counts
 /// as the nearer end, NaN as 1.
 template <class T>
 HYBRIDMOE_FUNCTION constexpr T saving_of(T target) {
-  return !(target < T(1)) ? T(0) : target > T(0) ? T(1) - target : T(1);
+  return !(target < T(1)) ? T(0) : T(1) - math::within_unit(target);
 }
 /// What a learned fraction in [0, 1] makes of a row's cap: 1 − (1 − q)·(1 − fraction). At q = 1 the budget is spent, whatever was
 /// learned to save; at q = 0 the fraction holds.

@@ -71,14 +71,10 @@ struct DecideInputsKernel {
       T* const to = input + row * 4;
       to[0] = length;
       to[1] = mean;
-      to[2] = budget == nullptr || !reads.budget ? T(1) : inside(budget[row]);
-      to[3] = target == nullptr || !reads.target ? T(1) : inside(target[row]);
+      to[2] = budget == nullptr || !reads.budget ? T(1) : math::within_unit(budget[row]);
+      to[3] = target == nullptr || !reads.target ? T(1) : math::within_unit(target[row]);
     }
   }
-
- private:
-  /// Nearest in [0, 1], NaN as 0.
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE static T inside(T v) { return !(v > T(0)) ? T(0) : v > T(1) ? T(1) : v; }
 };
 
 /// Adds to the gradient of block b − 1's complexities what block b's inputs got. Whole sequences. Items as above.

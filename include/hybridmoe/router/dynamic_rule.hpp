@@ -24,19 +24,13 @@ enum class Placebo {
 /// Knots of T(β), at β = 0, 0.2, …, 1.
 inline constexpr Index budget_knots = 6;
 
-/// The nearest in [0, 1], and 0 for NaN: counts are made from it, and an index made from NaN points anywhere.
-template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T within_unit(T v) {
-  return !(v > T(0)) ? T(0) : v > T(1) ? T(1) : v;
-}
-
 /// Between knots `at` and at + 1, `share` of the way.
 template <class T>
 struct BetweenKnots {
   Index at;
   T share;
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE explicit BetweenKnots(T budget) {
-    const T place = valid_budget(budget) * static_cast<T>(budget_knots - 1);
+    const T place = math::within_unit(budget) * static_cast<T>(budget_knots - 1);
     at = smaller(budget_knots - 2, static_cast<Index>(place));
     share = place - static_cast<T>(at);
   }
@@ -94,9 +88,9 @@ struct DynamicRule {
   Placebo placebo;
   const T *log_temperature, *knot, *slope, *offset;  ///< null: absent (knot: there is no τ)
 
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T beta(Index row) const { return valid_budget(budget.at(row, 0, T(1))); }
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T beta(Index row) const { return math::within_unit(budget.at(row, 0, T(1))); }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T fraction(Index row) const {
-    return spent_part(within_unit(decisions.at(row, decision, T(1))), target.at(row, 0, T(1)));
+    return spent_part(math::within_unit(decisions.at(row, decision, T(1))), target.at(row, 0, T(1)));
   }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T of_complexity(Index row) const { return complexity.at(row, 0, T(0.5)); }
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T temperature() const { return math::exp(*log_temperature); }

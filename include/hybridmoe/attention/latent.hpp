@@ -76,8 +76,8 @@ struct Latent {
       Weight<T, Storage, queries, query_in> query;  ///< rows per head: size | rotary
       Weight<T, Storage, lowered, width> down;      ///< rows: latent | rotary key
       Array<T, latent> down_norm;
-      Array<T, keys_inner, latent> key;  ///< never in panels: used along both of its sides
-      Array<T, inner, latent> value;     ///< the same
+      TwoSided<T, Storage, keys_inner, latent> key;  ///< queries are absorbed along the other side, and keys expanded by rows
+      TwoSided<T, Storage, inner, latent> value;
       Weight<T, Storage, width, inner> output;
       [[no_unique_address]] Optional<weighted, Array<T, size>, 2> query_gain;
       [[no_unique_address]] Optional<weighted, Array<T, size>, 3> key_gain;
@@ -173,7 +173,7 @@ struct Latent {
       DownNorm<Space, T>::forward(space, rows, {tape.down_rows, lowered}, {.weight = p.down_norm.data},
                                   Epsilon::template value<T>, {tape.latents, latent}, {.inverse = tape.down_inverse});
       if constexpr (absorbed && normed)
-        Key<Space, T>::forward(space, call.arena, rows, tape.latents, p.key, nullptr, tape.head_key);
+        Key<Space, T>::forward(space, call.arena, rows, tape.latents, panels_of(p.key), nullptr, tape.head_key);
 
       space.each(items, ops::PrepareLatentQuery<T, heads, size, rotary, Position, QueryKeyNorm>{
                             batch, tape.query, gain_of<T>(p.query_gain), gain_of<T>(p.key_gain), scale<T>(),
@@ -184,19 +184,19 @@ struct Latent {
       if constexpr (absorbed) {
         space.each(1, ops::EvenOffsets{heads, rows, tape.offset});
         ops::zero(space, heads * rows * latent, tape.absorbed_query);
-        HeadKey<Space, T>::backward_input(space, call.arena, heads * rows, tape.offset, tape.head_query, stacked<size, T>(p.key),
-                                          tape.absorbed_query);
+        HeadKey<Space, T>::backward_input(space, call.arena, heads * rows, tape.offset, tape.head_query,
+                                          stacked<size, T>(rows_of(p.key)), tape.absorbed_query);
       } else {
         using Expand = ops::ExpandLatent<T, Keys<T>, QueryKeyNorm>;
         const Index most = states ? tiles : ops::tiles_for(batch.longest);
-        space.each(Expand::items(batch, most), Expand{batch, p.key.data, p.value.data, keys, most});
+        space.each(Expand::items(batch, most), Expand{batch, rows_of(p.key).data, rows_of(p.value).data, keys, most});
       }
       using Core = ops::LatentAttention<T, Keys<T>>;
       space.each(Core::items(batch), Core{batch, core_query(tape, rows), by_head(tape.turned_query, rows, rotary), keys,
                                           core_out(tape, rows), by_head(tape.log_sum_of_exp, rows, 1)});
       if constexpr (absorbed) {
         HeadValue<Space, T>::forward(space, call.arena, heads * rows, tape.offset, tape.mixed_latent,
-                                     stacked<value_size, T>(p.value), tape.head_value);
+                                     stacked<value_size, T>(by_heads(p.value)), tape.head_value);
         space.each(items, ops::CopyHeads<T, heads, value_size>{rows, by_head(tape.head_value, rows, value_size),
                                                                by_row(tape.mixed, value_size)});
       }
@@ -321,12 +321,35 @@ struct Latent {
     HYBRIDMOE_FUNCTION static ops::HeadRows<T> by_row(T* data, Index elements) {
       return {data, heads * elements, elements};
     }
-    /// A weight [heads·out, latent] as one of each head.
+    /// A weight [heads·out, latent] as one of each head; of panels, where a head fills whole ones.
     template <int out, class T, class Tensor>
     HYBRIDMOE_FUNCTION static auto& stacked(Tensor& weight) {
-      using Stack = hybridmoe::Stacked<Array<T, out, latent>, heads>;
+      using Element = std::conditional_t<requires { Tensor::out; }, Panels<T, out, latent>, Array<T, out, latent>>;
+      using Stack = hybridmoe::Stacked<Element, heads>;
       static_assert(sizeof(Stack) == sizeof(Tensor));
       return reinterpret_cast<std::conditional_t<std::is_const_v<Tensor>, const Stack, Stack>&>(weight);
+    }
+    /// A two-sided weight's rows; what is multiplied by it from the usual side: all of it, or head by head.
+    template <class Tensor>
+    HYBRIDMOE_FUNCTION static const auto& rows_of(const Tensor& weight) {
+      if constexpr (requires { weight.panels; })
+        return weight.rows;
+      else
+        return weight;
+    }
+    template <class Tensor>
+    HYBRIDMOE_FUNCTION static const auto& panels_of(const Tensor& weight) {
+      if constexpr (requires { weight.panels; })
+        return weight.panels;
+      else
+        return weight;
+    }
+    template <class Tensor>
+    HYBRIDMOE_FUNCTION static const auto& by_heads(const Tensor& weight) {
+      if constexpr (value_size % panel_width == 0)
+        return panels_of(weight);
+      else
+        return rows_of(weight);
     }
 
     template <class T>

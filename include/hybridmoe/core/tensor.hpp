@@ -73,6 +73,18 @@ struct WeightOf<T, Packed, out, in> {
 template <class T, class Storage, Index out, Index in>
 using Weight = typename WeightOf<T, Storage, out, in>::type;
 
+/// A weight that inference multiplies by from both sides: packed, it has its panels, and its rows as in a flat one.
+template <class T, Index out_, Index in_>
+struct BothSides {
+  using Element = T;
+  static constexpr Index rank = 2;
+  static constexpr std::array<Index, 2> shape{out_, in_};
+  Panels<T, out_, in_> panels;
+  Array<T, out_, in_> rows;
+};
+template <class T, class Storage, Index out, Index in>
+using TwoSided = std::conditional_t<std::is_same_v<Storage, Packed>, BothSides<T, out, in>, Array<T, out, in>>;
+
 /// `count` tensors of one kind, in place: experts.
 template <class Tensor, Index count_>
 struct Stacked {

@@ -15,6 +15,11 @@ struct PackTensors {
       for (Index k = 0; k < in; ++k)
         panels.data[(row / panel_width * in + k) * panel_width + row % panel_width] = flat.data[row * in + k];
   }
+  template <class T, Index out, Index in>
+  void operator()(const Name& name, const Trait& trait, const Array<T, out, in>& flat, BothSides<T, out, in>& both) const {
+    (*this)(name, trait, flat, both.panels);
+    (*this)(name, trait, flat, both.rows);
+  }
   template <class T, Index... extents>
   void operator()(const Name&, const Trait&, const Array<T, extents...>& flat, Array<T, extents...>& same) const {
     for (Index i = 0; i < flat.size; ++i) same.data[i] = flat.data[i];

@@ -70,14 +70,16 @@ struct DynamicChoiceKernel {
     soften(row, z);
 
     const T beta = rule.beta(row), inverse = T(1) / rule.temperature();
-    const Threshold<T> own = find_threshold<most>(z, count, rule.limit(row, beta, rule.fraction(row)), rule.least(row, beta));
+    const T limit = rule.limit(row, beta, rule.fraction(row));
+    const HighestScores<most, T> highest(z, count, (unbounded.sum == nullptr ? static_cast<Index>(limit) : most) + 2);
+    const Threshold<T> own = highest.threshold(limit, rule.least(row, beta));
     if (threshold != nullptr) threshold[row] = own;
     Index chosen = 0;
     const T sum = list(z, own.value, inverse, expert + row * most, weight + row * most, chosen);
     if (used_experts != nullptr) used_experts[row * used_width] = static_cast<T>(chosen);
     if (used_weight != nullptr) used_weight[row * used_width] = sum;
     if (unbounded.sum == nullptr) return;
-    const Threshold<T> all = find_threshold<most>(z, count, rule.limit(row, T(1), T(1)), rule.least(row, T(1)));
+    const Threshold<T> all = highest.threshold(rule.limit(row, T(1), T(1)), rule.least(row, T(1)));
     if (unbounded.threshold != nullptr) unbounded.threshold[row] = all;
     Index numbers[most];
     T weights[most];

@@ -49,32 +49,39 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool scores_above(T a, T b) {
   return a > b || (b != b && a == a);
 }
 
-/// θ for at most `limit` experts (0 ≤ limit ≤ most) and the least score τ. Needs most + 2 scores.
+/// A row's `wanted` highest scores, from which its thresholds come: those for up to wanted − 2 experts.
 template <Index most, class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE Threshold<T> find_threshold(const T* z, Index count, T limit, T least) {
-  T kept[most + 2];  // the m + 2 highest, highest first; of equal ones the lower number is first
+struct HighestScores {
+  T kept[most + 2];  ///< highest first; of equal ones the lower number is first
   Index expert[most + 2];
-  const Index m = static_cast<Index>(limit);
-  Index filled = 0;
-  for (Index e = 0; e < count; ++e) {
-    if (filled == m + 2 && !scores_above(z[e], kept[m + 1])) continue;
-    Index at = filled < m + 2 ? filled++ : m + 1;
-    for (; at > 0 && scores_above(z[e], kept[at - 1]); --at) {
-      kept[at] = kept[at - 1];
-      expert[at] = expert[at - 1];
+
+  /// Needs `wanted` scores, at most most + 2.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE HighestScores(const T* z, Index count, Index wanted) {
+    Index filled = 0;
+    for (Index e = 0; e < count; ++e) {
+      if (filled == wanted && !scores_above(z[e], kept[wanted - 1])) continue;
+      Index at = filled < wanted ? filled++ : wanted - 1;
+      for (; at > 0 && scores_above(z[e], kept[at - 1]); --at) {
+        kept[at] = kept[at - 1];
+        expert[at] = expert[at - 1];
+      }
+      kept[at] = z[e];
+      expert[at] = e;
     }
-    kept[at] = z[e];
-    expert[at] = e;
   }
-  const T share = limit - static_cast<T>(m), upper = kept[m], lower = kept[m + 1];
-  T value = upper;  // rounding must not lift it above `upper` nor push it below `lower`: the cap hangs on it
-  if (share > T(0)) {
-    const T between = lower + (T(1) - share) * (upper - lower);
-    value = between > upper ? upper : between;
+  /// θ for at most `limit` experts (0 ≤ limit ≤ most) and the least score τ.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE Threshold<T> threshold(T limit, T least) const {
+    const Index m = static_cast<Index>(limit);
+    const T share = limit - static_cast<T>(m), upper = kept[m], lower = kept[m + 1];
+    T value = upper;  // rounding must not lift it above `upper` nor push it below `lower`: the cap hangs on it
+    if (share > T(0)) {
+      const T between = lower + (T(1) - share) * (upper - lower);
+      value = between > upper ? upper : between;
+    }
+    if (least > value) return {least, T(0), -1, -1};
+    return {value, share, expert[m], expert[m + 1]};
   }
-  if (least > value) return {least, T(0), -1, -1};
-  return {value, share, expert[m], expert[m + 1]};
-}
+};
 
 /// The part of a row's choice that does not depend on its scores.
 template <class T, Index most>

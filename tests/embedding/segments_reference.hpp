@@ -66,6 +66,7 @@ struct SegmentReference {
       for (std::size_t i = 1; i <= 3 && i <= t; ++i)
         for (std::size_t c = 0; c < width; ++c) mixed[c] += find("taps")[(i - 1) * width + c] * e[(t - i) * width + c];
       u[t] = normed_row(mixed, find("token_norm.weight"));
+      for (std::size_t c = 0; c < width; ++c) answer.x[t * width + c] += find("token_output")[c] * u[t][c];
     }
 
     std::size_t open[3] = {0, 0, 0};

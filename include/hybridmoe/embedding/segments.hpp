@@ -9,7 +9,8 @@
 ///   must be cut (ops/segment_cuts.hpp)
 ///   v_g = RMSNorm_s(W_s Σ softmax(a_s·child) child), children: tokens' u, phrases, sentences
 ///   Ω_g = p at a wanted cut (1 at a forced one) · Π over declined decisions (1 − p)
-///   x⁰_t = e_t + Σ_s ε_s W'_s v_{s, last closed}, W' zero at the start, ε the emphasis in stream::Decisions (neutral: 1)
+///   x⁰_t = e_t + λ⊙u_t + Σ_s ε_s W'_s v_{s, last closed}, W' zero at the start, ε the emphasis in stream::Decisions (neutral:
+///   1); λ⊙u is the scale of the tokens themselves
 ///
 /// A segment cut before t ends at t − 1 and is visible from row t on. The derivative is at fixed segmentation; log Ω in the
 /// logits of attention teaches the boundaries, and bias_s follows the mean length (an integral controller).
@@ -47,7 +48,7 @@ struct Segments {
     template <class T, class Storage>
     struct Parameters {
       Array<T, ops::segment_taps, width> taps;
-      Array<T, width> token_norm;
+      Array<T, width> token_norm, token_output;
       [[no_unique_address]] Optional<learned, Weight<T, Storage, pair, width>, 150> boundary;
       [[no_unique_address]] Optional<learned, Weight<T, Storage, pair, width>, 151> change;
       [[no_unique_address]] Optional<learned, Array<T, 1>, 152> sharpness;
@@ -66,6 +67,7 @@ struct Segments {
       constexpr std::string_view scale[] = {"phrase", "sentence", "paragraph"};
       f(at / "taps", Trait::gain(0.25f), p.taps...);
       f(at / "token_norm" / "weight", Trait::gain(), p.token_norm...);
+      f(at / "token_output", Trait::gain(options.token), p.token_output...);
       if constexpr (learned) {
         f(at / "boundary" / "weight", Trait::weight(), p.boundary...);
         // What is alike after W_q and W_k is alike from the first step on: W_k starts at W_q.
@@ -116,6 +118,7 @@ struct Segments {
 
       space.each(blocks, ops::SegmentTokenKernel<T, width>{batch, past.embedding, p.taps.data, p.token_norm.data,
                                                            tape.mixed == nullptr ? tape.u : tape.mixed, tape.u, tape.inverse});
+      space.each(blocks, ops::UseTokensKernel<T, width>{batch.rows, p.token_output.data, tape.u, x.data});
       if constexpr (learned) {
         Pair<Space, T>::forward(space, call.arena, batch.rows, tape.u, p.boundary, nullptr, tape.query);
         Pair<Space, T>::forward(space, call.arena, batch.rows, tape.u, p.change, nullptr, tape.key);
@@ -244,6 +247,9 @@ struct Segments {
       }
 
       // Tokens.
+      space.each(blocks, ops::UseTokensKernel<T, width>{batch.rows, p.token_output.data, dx.data, s.d_u});
+      ops::sum_columns(space, width, batch.rows, nullptr, ops::ProductTerm<T>{dx.data, tape.u, width},
+                       gradient.token_output.data);
       ops::sum_columns(space, width, batch.rows, nullptr, ops::GainTerm<T>{s.d_u, tape.mixed, tape.inverse, width},
                        gradient.token_norm.data);
       space.each(blocks, ops::SegmentTokenNormBackward<T, width>{batch.rows, tape.mixed, tape.inverse, p.token_norm.data, s.d_u});
@@ -256,11 +262,12 @@ struct Segments {
 
     // Accounting.
     static constexpr Index parameters = element_count<Parameters<float, Flat>, float>;
-    /// Every token meets taps and norm; boundaries only where one may be; a token that closes a paragraph meets everything.
-    static constexpr Spread active_parameters() { return {(ops::segment_taps + 1) * width, parameters, parameters}; }
+    /// Every token meets taps and its own scale; boundaries only where one may be; a token that closes a paragraph meets
+    /// everything.
+    static constexpr Spread active_parameters() { return {(ops::segment_taps + 2) * width, parameters, parameters}; }
     /// On average, with the lengths that are aimed at: a segment's products are done once, when it closes.
     static constexpr Flops flops_per_token(Index) {
-      Flops sum{14.0 * width + 4.0 * width + 2.0 * width * scales, 2.5 * (18.0 * width + 2.0 * width * scales)};
+      Flops sum{20.0 * width + 2.0 * width * scales, 2.5 * (20.0 * width + 2.0 * width * scales)};
       if (learned) sum = sum + Flops::product(2.0 * pair * width) + Flops{8.0 * pair, 20.0 * pair};
       for (Index s = 0; s < scales; ++s) {
         const double per_token = 1.0 / static_cast<double>(limits.at(s).aim());
@@ -273,7 +280,7 @@ struct Segments {
     /// The most forward FLOPs of one token, whatever the budget: one that closes a paragraph.
     static constexpr double capped_flops(Index, double) {
       const Index weights = (learned ? 2 * pair * width : 0) + (width + 2 * size) * size + scales * width * size;
-      return 2.0 * static_cast<double>(weights) + (18.0 + 2.0 * scales) * width + 8.0 * pair +
+      return 2.0 * static_cast<double>(weights) + (20.0 + 2.0 * scales) * width + 8.0 * pair +
              4.0 * static_cast<double>(limits.children(0) * width + (limits.children(1) + limits.children(2)) * size);
     }
     /// What a position carries without what rewinding adds.

@@ -47,6 +47,20 @@ struct SegmentTokenKernel {
   }
 };
 
+/// What rows take of their own u: x += gain⊙u. One item: segment_rows rows.
+template <class T, Index width>
+struct UseTokensKernel {
+  Index rows;
+  const T *gain, *u;
+  T* x;
+
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
+    const Index last = smaller(rows, (item + 1) * segment_rows);
+    for (Index row = item * segment_rows; row < last; ++row)
+      for (Index c = 0; c < width; ++c) x[row * width + c] += gain[c] * u[row * width + c];
+  }
+};
+
 /// d: by x·inverse·gain on entry, inverse = 1/rms(x); by x on return.
 template <Index size, class T>
 HYBRIDMOE_FUNCTION void rms_backward(const T* x, T inverse, const T* gain, T* d) {

@@ -14,7 +14,7 @@ namespace {
 
 /// Rounded features, whose derivatives by what they are made of are 0, as backward says.
 constexpr control::ComplexityOptions small{
-    .window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8, .steps = 64};
+    .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8, .steps = 64};
 constexpr control::ComplexityOptions every_token{.window = 8, .recent = 8, .projected = 3, .rank = 4, .hashes = 256, .steps = 64};
 
 using Read = check::ReadStreams<check::Drive<hybridmoe::stream::Complexity, 1>>;

@@ -15,7 +15,8 @@ using hybridmoe::Index;
 namespace {
 
 using Read = check::ReadStreams<check::Drive<hybridmoe::stream::Complexity, 1>>;
-constexpr control::ComplexityOptions hashed{.window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8};
+constexpr control::ComplexityOptions hashed{
+    .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8};
 
 // Rings of 7 + 3 positions and of 63 + 8.
 using Small = check::WithSources<Read, 2, control::Complexity<hashed, test::FewClasses>>;
@@ -100,8 +101,8 @@ void matches_its_definition(test::ComplexityReference reference, const std::vect
   CHECK((0 < least && least + 0.05 < most && most < 1));
 
   // Every feature alone: c = σ(φ).
-  const char* const names[] = {"entropy", "surprisal", "variance", "depth", "since"};
-  for (std::size_t f = 0; f < 5; ++f) {
+  const char* const names[] = {"entropy", "surprisal", "gain", "variance", "depth", "since"};
+  for (std::size_t f = 0; f < 6; ++f) {
     s.fill("complexity.weight", 0);
     s.fill("complexity.bias", 0);
     s.fill("complexity.mean", 0);
@@ -117,15 +118,15 @@ void matches_its_definition(test::ComplexityReference reference, const std::vect
     }
     INFO(names[f] << " between " << low << " and " << high << ", largest difference " << off);
     CHECK(off < 1e-12);
-    CHECK(high - low > 0.1);
+    CHECK(high - low > 0.05);
   }
 }
 
 }  // namespace
 
 TEST_CASE("the estimator's features and its number are what their definitions say") {
-  matches_its_definition<Small, SmallEnv>({.window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8},
-                                          {50, 1, 9});
+  matches_its_definition<Small, SmallEnv>(
+      {.window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8, .residues = 10}, {50, 1, 9});
   matches_its_definition<Whole, WholeEnv>({.classes = 40}, {150, 2, 64});
 }
 
@@ -166,7 +167,8 @@ TEST_CASE("features are constants: gradients reach w and b, the predictor's loss
     return std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
   };
   const std::vector<std::string> predictor{"complexity.predictor.first.weight", "complexity.predictor.second.weight",
-                                           "complexity.predictor.output.weight", "complexity.predictor.output.bias"};
+                                           "complexity.predictor.pair.weight", "complexity.predictor.output.weight",
+                                           "complexity.predictor.output.bias"};
   /// Central differences of a function of one element.
   const auto difference = [&](const std::string& name, Index i, const auto& value) {
     double& element = s.tensor(name)[i];
@@ -195,7 +197,7 @@ TEST_CASE("features are constants: gradients reach w and b, the predictor's loss
   CHECK(zero(gradient("complexity.variance")));
   const std::vector<double> d_weight = gradient("complexity.weight"), d_bias = gradient("complexity.bias");
   s.run.dy.clear();
-  for (Index i = 0; i < 5; ++i)
+  for (Index i = 0; i < 6; ++i)
     CHECK(std::fabs(difference("complexity.weight", i, output) - d_weight[hybridmoe::to_size(i)]) < 1e-7);
   CHECK(std::fabs(difference("complexity.bias", 0, output) - d_bias[0]) < 1e-7);
 
@@ -213,9 +215,9 @@ TEST_CASE("features are constants: gradients reach w and b, the predictor's loss
       CHECK(std::fabs(2 * difference(predictor[n], i, loss) - found[n][hybridmoe::to_size(i)]) < 1e-9);
   }
 
-  // The loss is a tenth of the mean cross-entropy, and the errors are distances from the call's own mean and variance.
+  // The loss is a tenth of both mean cross-entropies, and the errors are distances from the call's own mean and variance.
   test::ComplexityReference reference{
-      .width = 12, .window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8};
+      .width = 12, .window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8, .residues = 10};
   const auto tensor = [&](const std::string& name) -> const double* { return s.tensor(name); };
   std::vector<std::vector<double>> features;
   double entropy = 0;
@@ -224,12 +226,13 @@ TEST_CASE("features are constants: gradients reach w and b, the predictor's loss
     const std::vector<double> x(s.run.x.begin() + first * 12, s.run.x.begin() + (first + length) * 12);
     const std::vector<int> token = tokens_of(x, 12);
     for (const std::vector<double>& f : reference.features<test::FewClasses>(token, x, tensor)) features.push_back(f);
-    for (const double v : reference.surprisal(token, tensor)) entropy += v * std::log(8.0) / 60;
+    for (const int order : {1, 2})
+      for (const double v : reference.surprisal(token, tensor, order)) entropy += v * std::log(8.0) / 60;
     first += length;
   }
   s.train(lengths);
   CHECK(std::fabs(s.run.loss - static_cast<double>(0.1f) * entropy) < 1e-12);
-  for (std::size_t i = 0; i < 5; ++i) {
+  for (std::size_t i = 0; i < 6; ++i) {
     const double mean = s.tensor("complexity.mean")[i], variance = s.tensor("complexity.variance")[i];
     double off = 0, square = 0;
     for (const std::vector<double>& f : features) {
@@ -239,6 +242,32 @@ TEST_CASE("features are constants: gradients reach w and b, the predictor's loss
     CHECK(std::fabs(d_mean[i] - 2 * off) < 1e-12);
     CHECK(std::fabs(d_variance[i] - 2 * square) < 1e-12);
   }
+}
+
+TEST_CASE("an estimator that readers do not teach has no gradient from them, and moves at its speed") {
+  constexpr control::ComplexityOptions own{
+      .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8, .uses = false, .speed = 4};
+  using Untaught = check::WithSources<Read, 2, control::Complexity<own, test::FewClasses>>;
+  Subject<Small, SmallEnv> taught;
+  Subject<Untaught, SmallEnv> untaught;
+  taught.run.x = untaught.run.x = test::numbers(60 * SmallEnv::width, 9);
+  taught.run.dy = untaught.run.dy = test::numbers(60 * SmallEnv::width, 11);
+  for (auto* const run : {&taught.run, &untaught.run}) run->dx.assign(run->dy.size(), 0.0);
+  taught.run.gradient.assign(taught.parameters.size(), 0.0);
+  untaught.run.gradient.assign(untaught.parameters.size(), 0.0);
+  untaught.parameters = taught.parameters;
+  taught.train({50, 1, 9});
+  untaught.train({50, 1, 9});
+  const std::vector<double> a = taught.complexity(), b = untaught.complexity();
+  for (std::size_t i = 0; i < a.size(); ++i) {  // odds to the power of the speed
+    const double up = std::pow(a[i], 4), down = std::pow(1 - a[i], 4);
+    CHECK(std::fabs(b[i] - up / (up + down)) < 1e-12);
+  }
+  for (const std::string name : {"complexity.weight", "complexity.bias"})
+    for (Index i = 0; i < taught.size(name); ++i) {
+      CHECK(taught.run.gradient[hybridmoe::to_size(taught.offset(name) + i)] != 0);
+      CHECK(untaught.run.gradient[hybridmoe::to_size(untaught.offset(name) + i)] == 0);
+    }
 }
 
 TEST_CASE("a shuffled or delayed estimator shows complexities of earlier rows") {

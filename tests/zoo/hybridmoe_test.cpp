@@ -44,9 +44,9 @@ static_assert(hm::Account<hm::zoo::HybridPico>::capped_flops(256, half) <=
 // Ids of a large vocabulary are not bytes.
 template <hm::zoo::HybridSizes sizes>
 using Estimator = typename hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{}>::Estimator;
-static_assert(std::is_same_v<Estimator<hm::zoo::hybrid_nano>, hm::control::Complexity<>>);
+static_assert(std::is_same_v<Estimator<hm::zoo::hybrid_nano>, hm::control::Complexity<hm::zoo::hybrid_nano.complexity>>);
 static_assert(std::is_same_v<Estimator<hm::zoo::hybrid_small>,
-                             hm::control::Complexity<hm::control::ComplexityOptions{}, hm::control::NoClasses>>);
+                             hm::control::Complexity<hm::zoo::hybrid_small.complexity, hm::control::NoClasses>>);
 // What sizes leave out, parts do not bring back.
 constexpr hm::zoo::HybridSizes without_stand_in = [] {
   hm::zoo::HybridSizes s = hm::zoo::hybrid_pico;
@@ -234,6 +234,37 @@ TEST_CASE("twins that spend the same learn nothing from each other, and the head
     size = std::fmax(size, std::fabs(gradient[i]));
   }
   CHECK(off <= 1e-12 * size);
+}
+
+TEST_CASE("what computing was worth teaches the complexity and nothing else") {
+  const std::vector<double> parameters = test::lively_parameters<Small, double>(4);
+  test::TrainingRun<Small, double> run({50, 50}, 7);
+  for (auto* const ids : {&run.tokens, &run.targets}) std::copy_n(ids->begin(), 50, ids->begin() + 50);
+  std::vector<Index> full(50), low(50);
+  for (Index i = 0; i < 50; ++i) {
+    full[to_size(i)] = i;
+    low[to_size(i)] = 50 + i;
+  }
+  hm::Twins twins{.span = {0, 50, 50}, .weight = 0, .full = full.data(), .low = low.data(), .gains = 50, .gain_weight = 0};
+  run.run(parameters, {.twins = twins});
+  const std::vector<double> before = run.gradient;
+  twins.gain_weight = 2;
+  run.run(parameters, {.twins = twins});
+  Index moved = 0;
+  Small::visit<double, Flat>(
+      [&](const hm::Name& name, const hm::Trait&, auto& tensor) {
+        const std::string text = name.text();
+        const auto first = to_size(tensor.data - parameters.data()),
+                   size = to_size(std::remove_reference_t<decltype(tensor)>::size);
+        const bool same = std::equal(before.begin() + static_cast<std::ptrdiff_t>(first),
+                                     before.begin() + static_cast<std::ptrdiff_t>(first + size),
+                                     run.gradient.begin() + static_cast<std::ptrdiff_t>(first));
+        INFO(text);
+        CHECK(same == (text != "complexity.weight" && text != "complexity.bias"));
+        moved += same ? 0 : 1;
+      },
+      hm::Name{}, const_cast<double*>(parameters.data()));
+  CHECK(moved == 2);
 }
 
 TEST_CASE("taken-back tokens leave no trace, and copies go on alike") {

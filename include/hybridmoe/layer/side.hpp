@@ -37,6 +37,12 @@ struct Target {
   static constexpr int number = 5;
 };
 
+/// The complexity again: its gradient is what c is to learn from what computing more was worth to a row, apart from what its
+/// readers want of it. [rows, 1]
+struct Gain {
+  static constexpr int number = 6;
+};
+
 inline constexpr int own = 8;     ///< the first number that is free for users
 inline constexpr int count = 12;  ///< how many streams there may be
 

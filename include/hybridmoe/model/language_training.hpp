@@ -98,7 +98,7 @@ template <class Space, class T>
 HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::learn_gain(const Call<Space>& call,
                                                                                      const TrainingPlan<T>& s,
                                                                                      const Twins& twins) {
-  const StreamRows<T> complexity = call.side.template rows<stream::Complexity, T>();
+  const StreamRows<T> complexity = call.side.template rows<stream::Gain, T>();
   if (!complexity || complexity.gradient == nullptr) return;
   using Gain = ops::GainLoss<Space, T>;
   Gain::forward(call.space, call.arena, twins.gains, twins.full, twins.low, s.losses, complexity.value, s.quantile, s.divergence);

@@ -1,7 +1,7 @@
 #pragma once
 /// @file squash.hpp
-/// One number in (0, 1) from a few features: c = σ(Σ_i w_i·φ̂_i + b), φ̂_i = (φ_i − mean_i)/√(variance_i + 10⁻³). The features
-/// are constants: backward reaches w and b, and leaves for mean and variance how far they are from the call's own.
+/// One number in (0, 1) from a few features: c = σ(speed·(Σ_i w_i·φ̂_i + b)), φ̂_i = (φ_i − mean_i)/√(variance_i + 10⁻³). The
+/// features are constants: backward reaches w and b, and leaves for mean and variance how far they are from the call's own.
 
 #include <hybridmoe/core/batch.hpp>
 #include <hybridmoe/core/scalar.hpp>
@@ -14,6 +14,7 @@ inline constexpr Index squash_block = 64;
 template <class T, Index features>
 struct Squash {
   const T *mean, *variance, *weight, *bias;
+  T speed;  ///< how much faster c moves than w and b
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T inverse_deviation(Index i) const {
     const T v = variance[i] < T(0) ? T(0) : variance[i];  // NaN stays
@@ -37,7 +38,7 @@ struct SquashKernel {
       T sum = squash.bias[0];
       for (Index i = 0; i < features; ++i)
         sum += squash.weight[i] * ((feature[row * features + i] - squash.mean[i]) * inverse[i]);
-      value[row] = math::sigmoid(sum);
+      value[row] = math::sigmoid(squash.speed * sum);
       if (d != nullptr) d[row] = T(0);
     }
   }
@@ -61,7 +62,7 @@ struct SquashBackwardKernel {
       T sum = 0;
       for (Index row = 0; row < batch.rows; ++row) {
         const Index position = batch.row_position[row], source = row - (position - Timing::source(position));
-        const T slope = d[row] * value[row] * (T(1) - value[row]);
+        const T slope = squash.speed * d[row] * value[row] * (T(1) - value[row]);
         sum += slope * (is_bias ? T(1) : (feature[source * features + item] - mean) * inverse);
       }
       (is_bias ? *d_bias : d_weight[item]) += sum;

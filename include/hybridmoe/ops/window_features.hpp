@@ -1,8 +1,8 @@
 #pragma once
 /// @file window_features.hpp
-/// Features of the last tokens of a sequence: entropy of their ids, mean surprisal, variance of their embeddings, and two
-/// syntactic ones. Every row sums its own window in the order of positions, so its bits depend on nothing but the window; only
-/// integers are carried from row to row.
+/// Features of the last tokens of a sequence: entropy of their ids, mean surprisal and what a second token of context takes off
+/// it, variance of their embeddings, and two syntactic ones. Every row sums its own window in the order of positions, so its bits
+/// depend on nothing but the window; only integers are carried from row to row.
 
 #include <hybridmoe/ops/elementwise.hpp>
 #include <hybridmoe/ops/predict_token.hpp>
@@ -87,7 +87,7 @@ struct DirectionKernel {
   }
 };
 
-inline constexpr Index window_features = 5;  ///< entropy, surprisal, variance, depth, tokens since a terminator
+inline constexpr Index window_features = 6;  ///< entropy, surprisal, gain of context, variance, depth, tokens since a terminator
 
 /// How often each class of token occurs in a window, and how many classes occur n times.
 template <Index window, Index hashes>
@@ -111,14 +111,14 @@ struct WindowCounts {
   }
 };
 
-/// feature[rows, 5] of the window that ends with each row's own token. One item: `block` rows.
+/// feature[rows, 6] of the window that ends with each row's own token. One item: `block` rows.
 template <class T, Index vocab, Index window, Index recent, Index projected, Index hashes, Index steps, Index ring_rows>
 struct WindowFeaturesKernel {
   static constexpr Index block = 32;
   Batch batch;
   History<std::int32_t, 1, ring_rows> token;
   History<T, projected, ring_rows> z;
-  History<T, 1, ring_rows> surprisal;
+  History<T, 1, ring_rows> surprisal, gain;
   const std::int32_t* syntax;
   Array<T, window + 1> table;  ///< n_log_n
   T* feature;
@@ -142,12 +142,13 @@ struct WindowFeaturesKernel {
       const Syntax now = Syntax::of(syntax[row]);
       T* const to = feature + row * window_features;
       to[0] = entropy(counts, position - first + 1);
-      to[1] = mean_surprisal(surprisal.of(batch, sequence), position);
-      to[2] = variance(z.of(batch, sequence), first, position);
-      to[3] = static_cast<T>(now.depth) / T(Syntax::deepest);
-      to[4] = static_cast<T>(now.since) / T(Syntax::longest);
+      to[1] = mean(surprisal.of(batch, sequence), position);
+      to[2] = mean(gain.of(batch, sequence), position);
+      to[3] = variance(z.of(batch, sequence), first, position);
+      to[4] = static_cast<T>(now.depth) / T(Syntax::deepest);
+      to[5] = static_cast<T>(now.since) / T(Syntax::longest);
       if constexpr (steps > 0)
-        for (Index i = 0; i < 3; ++i) to[i] = static_cast<T>(static_cast<Index>(to[i] * T(steps) + T(1000.5)) - 1000) / T(steps);
+        for (Index i = 0; i < 4; ++i) to[i] = static_cast<T>(static_cast<Index>(to[i] * T(steps) + T(1000.5)) - 1000) / T(steps);
     }
   }
 
@@ -159,7 +160,7 @@ struct WindowFeaturesKernel {
     for (Index n = 2; n <= count; ++n) sum += static_cast<T>(counts.classes[n]) * table[n];
     return T(1) - sum / table[count];
   }
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T mean_surprisal(const Past<T, 1, ring_rows>& past, Index position) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T mean(const Past<T, 1, ring_rows>& past, Index position) const {
     const Index first = larger(0, position - recent + 1);
     T sum = 0;
     for (Index p = first; p <= position; ++p) sum += *past[p];

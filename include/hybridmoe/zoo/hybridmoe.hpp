@@ -22,19 +22,19 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::zoo {
 /// The numbers of a HybridMoE.
 struct HybridSizes {
   Index vocab, width, context;
-  Heads heads{};                            ///< of L, M and A; G has as many query heads
-  Index latent = 512, rotary = 64;          ///< of G: what is kept of a token
-  Index query_rank = 0;                     ///< of G: 0 for queries without a latent
-  Experts experts{};                        ///< routed; active {0, most}
-  float nominal = 2;                        ///< experts that a token gets in the mean, at full budget
-  channel::SharedPlus shared{};             ///< the elastic shared expert
-  attention::Window window{};               ///< of L, M and A
-  Index fixed_window = 0;                   ///< without adaptive windows: their size, 0 for the largest
-  attention::Store store{};                 ///< key tokens of M and A
-  Heads cross{};                            ///< of cross-scale attention in M
-  SegmentLimits limits{};                   ///< of phrases, sentences and paragraphs
-  Index block = 64;                         ///< positions that the controller decides for together
-  control::ComplexityOptions complexity{};  ///< of the estimator
+  Heads heads{};                                                     ///< of L, M and A; G has as many query heads
+  Index latent = 512, rotary = 64;                                   ///< of G: what is kept of a token
+  Index query_rank = 0;                                              ///< of G: 0 for queries without a latent
+  Experts experts{};                                                 ///< routed; active {0, most}
+  float nominal = 2;                                                 ///< experts that a token gets in the mean, at full budget
+  channel::SharedPlus shared{};                                      ///< the elastic shared expert
+  attention::Window window{};                                        ///< of L, M and A
+  Index fixed_window = 0;                                            ///< without adaptive windows: their size, 0 for the largest
+  attention::Store store{};                                          ///< key tokens of M and A
+  Heads cross{};                                                     ///< of cross-scale attention in M
+  SegmentLimits limits{};                                            ///< of phrases, sentences and paragraphs
+  Index block = 64;                                                  ///< positions that the controller decides for together
+  control::ComplexityOptions complexity{.uses = false, .speed = 4};  ///< of the estimator
   bool tied = true;
   Index chunk = 128, rewind = 16;
 };
@@ -179,7 +179,8 @@ inline constexpr HybridSizes hybrid_nano{.vocab = 256,
                                          .window = attention::Window{.least = 32, .most = 128, .ramp = 8},
                                          .store = attention::Store{.entries = 64, .candidates = 4, .block = 16},
                                          .cross = Heads{2, 1, 32},
-                                         .block = 16};
+                                         .block = 16,
+                                         .complexity = {.rank = 16, .classes = 64, .uses = false, .speed = 4}};
 /// For experiments on two cores: about 1.2 million parameters, 0.57 million active.
 inline constexpr HybridSizes hybrid_pico{.vocab = 256,
                                          .width = 96,
@@ -193,7 +194,8 @@ inline constexpr HybridSizes hybrid_pico{.vocab = 256,
                                          .window = attention::Window{.least = 32, .most = 128, .ramp = 8},
                                          .store = attention::Store{.entries = 64, .candidates = 4, .block = 16},
                                          .cross = Heads{1, 1, 32},
-                                         .block = 16};
+                                         .block = 16,
+                                         .complexity = {.rank = 16, .classes = 64, .uses = false, .speed = 4}};
 
 struct HybridSmall : HybridModel<hybrid_small, Pattern<"GLLM", layers<24>>> {};
 struct HybridMedium : HybridModel<hybrid_medium, Pattern<"GLLLML", layers<48>>> {};

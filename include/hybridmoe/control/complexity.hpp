@@ -225,7 +225,8 @@ struct Complexity {
       const Scratch<T> s(arena, rows, true);
       const T scale = static_cast<T>(call.auxiliary * double{options.predictor} / static_cast<double>(larger(1, rows)));
       using Scatter = ops::ScatterRows<T, std::int32_t, rank>;
-      for (const T* const all : {tape.one, tape.two}) {
+      for (int order = 1; order <= 2; ++order) {
+        const T* const all = order == 1 ? tape.one : tape.two;
         ops::zero(space, rows * rank, s.d_hidden);
         for (Index from = 0; from < rows; from += piece) {
           const Index count = smaller(piece, rows - from);

@@ -78,6 +78,8 @@ void matches_its_definition(test::ComplexityReference reference, const std::vect
   s.run.x = test::numbers(rows * Env::width, 9);
   const auto tensor = [&](const std::string& name) -> const double* { return s.tensor(name); };
   s.fill("complexity.variance", 0.2);
+  // Pairs that tell much, so that the gain of context varies.
+  for (Index i = 0; i < s.size("complexity.predictor.pair.weight"); ++i) s.tensor("complexity.predictor.pair.weight")[i] *= 4;
   std::vector<std::vector<double>> features;
   Index first = 0;
   for (const Index length : lengths) {
@@ -118,7 +120,7 @@ void matches_its_definition(test::ComplexityReference reference, const std::vect
     }
     INFO(names[f] << " between " << low << " and " << high << ", largest difference " << off);
     CHECK(off < 1e-12);
-    CHECK(high - low > 0.05);
+    CHECK(high - low > 0.1);
   }
 }
 

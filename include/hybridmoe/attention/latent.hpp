@@ -329,21 +329,7 @@ struct Latent {
       static_assert(sizeof(Stack) == sizeof(Tensor));
       return reinterpret_cast<std::conditional_t<std::is_const_v<Tensor>, const Stack, Stack>&>(weight);
     }
-    /// A two-sided weight's rows; what is multiplied by it from the usual side: all of it, or head by head.
-    template <class Tensor>
-    HYBRIDMOE_FUNCTION static const auto& rows_of(const Tensor& weight) {
-      if constexpr (requires { weight.panels; })
-        return weight.rows;
-      else
-        return weight;
-    }
-    template <class Tensor>
-    HYBRIDMOE_FUNCTION static const auto& panels_of(const Tensor& weight) {
-      if constexpr (requires { weight.panels; })
-        return weight.panels;
-      else
-        return weight;
-    }
+    /// What mixed latents are multiplied by, head by head: panels, where a head fills whole ones.
     template <class Tensor>
     HYBRIDMOE_FUNCTION static const auto& by_heads(const Tensor& weight) {
       if constexpr (value_size % panel_width == 0)

@@ -85,6 +85,24 @@ struct BothSides {
 template <class T, class Storage, Index out, Index in>
 using TwoSided = std::conditional_t<std::is_same_v<Storage, Packed>, BothSides<T, out, in>, Array<T, out, in>>;
 
+/// A two-sided weight's rows, and what y = x Wᵀ multiplies by: its panels, if it has them.
+template <class T, Index out, Index in>
+HYBRIDMOE_FUNCTION const auto& rows_of(const Array<T, out, in>& weight) {
+  return weight;
+}
+template <class T, Index out, Index in>
+HYBRIDMOE_FUNCTION const auto& rows_of(const BothSides<T, out, in>& weight) {
+  return weight.rows;
+}
+template <class T, Index out, Index in>
+HYBRIDMOE_FUNCTION const auto& panels_of(const Array<T, out, in>& weight) {
+  return weight;
+}
+template <class T, Index out, Index in>
+HYBRIDMOE_FUNCTION const auto& panels_of(const BothSides<T, out, in>& weight) {
+  return weight.panels;
+}
+
 /// `count` tensors of one kind, in place: experts.
 template <class Tensor, Index count_>
 struct Stacked {

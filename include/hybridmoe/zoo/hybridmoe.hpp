@@ -19,22 +19,27 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::zoo {
 
+/// An estimator that learns from what computing was worth alone (docs/parts/control.md), and a small one of bytes.
+inline constexpr control::ComplexityOptions of_gains{.uses = false, .speed = 4};
+inline constexpr control::ComplexityOptions of_gains_in_bytes{
+    .rank = 16, .classes = 64, .uses = of_gains.uses, .speed = of_gains.speed};
+
 /// The numbers of a HybridMoE.
 struct HybridSizes {
   Index vocab, width, context;
-  Heads heads{};                                                     ///< of L, M and A; G has as many query heads
-  Index latent = 512, rotary = 64;                                   ///< of G: what is kept of a token
-  Index query_rank = 0;                                              ///< of G: 0 for queries without a latent
-  Experts experts{};                                                 ///< routed; active {0, most}
-  float nominal = 2;                                                 ///< experts that a token gets in the mean, at full budget
-  channel::SharedPlus shared{};                                      ///< the elastic shared expert
-  attention::Window window{};                                        ///< of L, M and A
-  Index fixed_window = 0;                                            ///< without adaptive windows: their size, 0 for the largest
-  attention::Store store{};                                          ///< key tokens of M and A
-  Heads cross{};                                                     ///< of cross-scale attention in M
-  SegmentLimits limits{};                                            ///< of phrases, sentences and paragraphs
-  Index block = 64;                                                  ///< positions that the controller decides for together
-  control::ComplexityOptions complexity{.uses = false, .speed = 4};  ///< of the estimator
+  Heads heads{};                                     ///< of L, M and A; G has as many query heads
+  Index latent = 512, rotary = 64;                   ///< of G: what is kept of a token
+  Index query_rank = 0;                              ///< of G: 0 for queries without a latent
+  Experts experts{};                                 ///< routed; active {0, most}
+  float nominal = 2;                                 ///< experts that a token gets in the mean, at full budget
+  channel::SharedPlus shared{};                      ///< the elastic shared expert
+  attention::Window window{};                        ///< of L, M and A
+  Index fixed_window = 0;                            ///< without adaptive windows: their size, 0 for the largest
+  attention::Store store{};                          ///< key tokens of M and A
+  Heads cross{};                                     ///< of cross-scale attention in M
+  SegmentLimits limits{};                            ///< of phrases, sentences and paragraphs
+  Index block = 64;                                  ///< positions that the controller decides for together
+  control::ComplexityOptions complexity = of_gains;  ///< of the estimator
   bool tied = true;
   Index chunk = 128, rewind = 16;
 };
@@ -180,7 +185,7 @@ inline constexpr HybridSizes hybrid_nano{.vocab = 256,
                                          .store = attention::Store{.entries = 64, .candidates = 4, .block = 16},
                                          .cross = Heads{2, 1, 32},
                                          .block = 16,
-                                         .complexity = {.rank = 16, .classes = 64, .uses = false, .speed = 4}};
+                                         .complexity = of_gains_in_bytes};
 /// For experiments on two cores: about 1.2 million parameters, 0.57 million active.
 inline constexpr HybridSizes hybrid_pico{.vocab = 256,
                                          .width = 96,
@@ -195,7 +200,7 @@ inline constexpr HybridSizes hybrid_pico{.vocab = 256,
                                          .store = attention::Store{.entries = 64, .candidates = 4, .block = 16},
                                          .cross = Heads{1, 1, 32},
                                          .block = 16,
-                                         .complexity = {.rank = 16, .classes = 64, .uses = false, .speed = 4}};
+                                         .complexity = of_gains_in_bytes};
 
 struct HybridSmall : HybridModel<hybrid_small, Pattern<"GLLM", layers<24>>> {};
 struct HybridMedium : HybridModel<hybrid_medium, Pattern<"GLLLML", layers<48>>> {};

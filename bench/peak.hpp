@@ -36,12 +36,13 @@ struct FmaKernel {
   }
 };
 
-/// One item: reads a piece of memory at `streams` places at once. Which number is fastest depends on the processor's prefetchers.
-template <Index streams>
+/// One item: reads a piece of memory, of `piece` numbers, at `streams` places at once. Which number of streams is fastest depends
+/// on the processor's prefetchers.
+template <Index streams, Index piece_ = (Index{8} << 20) / Index{sizeof(float)}>
 struct ReadKernel {
-  static constexpr Index line = 2 * lanes;                                 // read in one step of a stream
-  static constexpr Index ahead = 16 * line;                                // prefetched so far before it is read
-  static constexpr Index piece = (Index{8} << 20) / Index{sizeof(float)};  // numbers of an item
+  static constexpr Index line = 2 * lanes;   // read in one step of a stream
+  static constexpr Index ahead = 16 * line;  // prefetched so far before it is read
+  static constexpr Index piece = piece_;
   const float* from;
   float* sink;
 

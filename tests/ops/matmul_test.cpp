@@ -308,6 +308,12 @@ TEST_CASE("products of many rows and of large weights, which are done in parts")
   check(Weights<double, 20, 17>(), 433);
 }
 
+TEST_CASE("products of rows that fall on the same lines of a cache, which are copied") {
+  check(Weights<float, 101, 1024>(), 13);
+  check(Weights<float, 1024, 97>(), 30);
+  check(Weights<double, 130, 512>(), 211);
+}
+
 TEST_CASE("products keep their bits in any company and in any order of work") {
   check_bits<float, 101, 20>(100);
   check_bits<float, 44, 10>(13);
@@ -315,6 +321,7 @@ TEST_CASE("products keep their bits in any company and in any order of work") {
   check_bits<float, 10, 1030>(1100);
   check_bits<double, 101, 20>(100);
   check_bits<double, 33, 270>(61);
+  check_bits<float, 101, 2048>(53);
 }
 
 TEST_CASE("pack makes the panels") {
@@ -334,4 +341,5 @@ TEST_CASE("grouped products are the products of the groups") {
   check_all_groups<double>();
   check_groups<float, 3, 700, 300>({2, 0, 5}, 1);
   check_groups<float, 2, 5, 1030>({700, 500}, 3);
+  check_groups<float, 3, 101, 1024>({50, 0, 101}, 2);
 }

@@ -121,7 +121,7 @@ struct Matmul {
 
  private:
   HYBRIDMOE_FUNCTION static void multiply(const Space& space, cpu::ProductKernel<T> kernel) {
-    const Index items = kernel.plan();
+    const Index items = kernel.plan(static_cast<Index>(space.concurrency()));
     space.each(items, kernel);
   }
 };
@@ -184,7 +184,7 @@ struct GroupedMatmul {
 
  private:
   HYBRIDMOE_FUNCTION static void multiply(const Space& space, cpu::ProductKernel<T> kernel) {
-    const Index items = kernel.plan();
+    const Index items = kernel.plan(static_cast<Index>(space.concurrency()));
     space.each(items, kernel);
   }
 };

@@ -10,6 +10,8 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops::cpu {
 
 /// c = start + a·b on a block. Element (r, k) of a is a[r·a_row + k·a_k], (k, j) of b is b[k·b_row + j], (r, j) of c is
 /// c[r·c_row + j]; `start` is as c with its own row stride (0: one row for all, a bias), or null for zero; it may be c itself.
+/// What is wanted next is fetched meanwhile: numbers at `next`, going on by next_k numbers a term, and the place of the results
+/// that are c_ahead numbers from c on (0: those below this block).
 template <class T>
 struct Operands {
   const T* a;
@@ -20,30 +22,23 @@ struct Operands {
   Index start_row;
   T* c;
   Index c_row;
+  const T* next = nullptr;
+  Index next_k = 0, c_ahead = 0;
 
   /// The same product from another row or column on.
   HYBRIDMOE_FUNCTION Operands from_row(Index row) const {
-    Operands next = *this;
-    next.a += row * a_row;
-    if (start != nullptr) next.start += row * start_row;
-    next.c += row * c_row;
-    return next;
+    Operands rest = *this;
+    rest.a += row * a_row;
+    if (start != nullptr) rest.start += row * start_row;
+    rest.c += row * c_row;
+    return rest;
   }
   HYBRIDMOE_FUNCTION Operands from_column(Index column) const {
-    Operands next = *this;
-    next.b += column;
-    if (start != nullptr) next.start += column;
-    next.c += column;
-    return next;
-  }
-  /// The rest of the sum, from term k on, continued on what c holds.
-  HYBRIDMOE_FUNCTION Operands from_term(Index k) const {
-    Operands next = *this;
-    next.a += k * a_k;
-    next.b += k * b_row;
-    next.start = c;
-    next.start_row = c_row;
-    return next;
+    Operands rest = *this;
+    rest.b += column;
+    if (start != nullptr) rest.start += column;
+    rest.c += column;
+    return rest;
   }
 };
 
@@ -63,42 +58,51 @@ inline constexpr int block_columns = 2 * register_lanes<T>;
 template <class T, int lanes, int rows, int registers>
 [[gnu::noinline]] void multiply_block(Index depth, const Operands<T>& operands) {
   using V = Vector<T, lanes>;
-  constexpr int pointers = (rows + 2) / 3;  // three rows share one, so that twelve rows need few address registers
-  const auto [a, a_row, a_k, b, b_row, start, start_row, c, c_row] = operands;
+  const auto [a, a_row, a_k, b, b_row, start, start_row, c, c_row, next, next_k, c_ahead] = operands;
   V sum[rows][registers];
 #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < registers; ++j) sum[r][j] = start == nullptr ? V{} : load<T, lanes>(start + r * start_row + j * lanes);
   }
+  // Four rows share a pointer, so that twelve rows need few address registers.
+  constexpr int pointers = (rows + 3) / 4;
+  const Index stride = a_row;
+  Index third = 3 * a_row;
+  keep_number(third);
   const T* row[pointers];
 #pragma GCC unroll 4
-  for (int g = 0; g < pointers; ++g) row[g] = a + 3 * g * a_row;
+  for (int g = 0; g < pointers; ++g) row[g] = a + 4 * g * a_row;
+  const auto number = [&](int r) { return row[r / 4][r % 4 == 3 ? third : r % 4 * stride]; };
   const T* line = b;
-  // The next block of rows is wanted when this one is done: by then its results' place has come from afar.
+  // The next block's results are wanted when this one is done: by then their place has come from afar.
   if constexpr (lanes == register_lanes<T>) {
     if (depth >= 128) {
+      T* const wanted = c + (c_ahead == 0 ? rows * c_row : c_ahead);
 #pragma GCC unroll 12
       for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
-        for (int j = 0; j < registers; ++j) prefetch<true>(c + (rows + r) * c_row + j * lanes);
+        for (int j = 0; j < registers; ++j) prefetch<true>(wanted + r * c_row + j * lanes);
       }
     }
   }
   // Processors fetch ahead within a page only, and a page of a panel is used up within a few hundred cycles.
   constexpr Index fetched_terms = 32, cache_line = 64 / sizeof(T);
   const Index ahead = b_row == panel_width ? fetched_terms * panel_width : 0;
+  const T* soon = next == nullptr ? b : next;
   for (Index k = 0; k < depth; ++k) {
     if constexpr (lanes == register_lanes<T>) {
 #pragma GCC unroll 4
       for (int j = 0; j < registers * lanes; j += cache_line) prefetch(line + ahead + j);
+      prefetch_second_level(soon);
+      soon += next_k;
     }
     // Whichever of a's column and b's line is shorter stays in registers; the other passes through one.
     if constexpr (rows < registers) {
       V factor[rows];
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
-        factor[r] = splat<T, lanes>(row[r / 3][r % 3 * a_row]);
+        factor[r] = splat<T, lanes>(number(r));
         keep(factor[r]);
       }
 #pragma GCC unroll 4
@@ -117,7 +121,7 @@ template <class T, int lanes, int rows, int registers>
       }
 #pragma GCC unroll 12
       for (int r = 0; r < rows; ++r) {
-        const V factor = splat<T, lanes>(row[r / 3][r % 3 * a_row]);
+        const V factor = splat<T, lanes>(number(r));
 #pragma GCC unroll 4
         for (int j = 0; j < registers; ++j) sum[r][j] = fused_lanes(factor, term[j], sum[r][j]);
       }
@@ -147,7 +151,8 @@ void multiply_rows(Index rows, Index depth, const Operands<T>& operands) {
 
 /// Any number of rows, as blocks that are nearly alike: of 13 rows, 7 and 6.
 template <class T, int lanes, int registers>
-void multiply_tall(Index rows, Index depth, const Operands<T>& operands) {
+HYBRIDMOE_INLINE void multiply_tall(Index rows, Index depth, const Operands<T>& operands) {
+  if (rows <= block_rows) return multiply_rows<T, lanes, registers, block_rows>(rows, depth, operands);
   for (Index row = 0; row < rows;) {
     const Index left = rows - row;
     const Index taken = divide_up(left, divide_up(left, block_rows));
@@ -158,7 +163,7 @@ void multiply_tall(Index rows, Index depth, const Operands<T>& operands) {
 
 /// Any number of rows times `groups` groups of block_columns.
 template <class T>
-void multiply_groups(Index rows, Index depth, Index groups, const Operands<T>& operands) {
+HYBRIDMOE_INLINE void multiply_groups(Index rows, Index depth, Index groups, const Operands<T>& operands) {
   constexpr int lanes = register_lanes<T>;
   Index wide = 0, narrow_groups_of_wide = 0;
   if constexpr (wide_rows > 0) {

@@ -8,16 +8,18 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops::cpu {
 
+/// Rows that are multiplied with a panel before the next rows' turn.
+inline constexpr Index pass_rows = HYBRIDMOE_VECTOR ? 12 : block_rows;
 /// Rows that one item takes: their part of x stays in the second-level cache. (A device's item is one small block.)
-inline constexpr Index row_block = HYBRIDMOE_VECTOR ? 48 : block_rows;
-/// Terms summed before the next rows' turn. Longer strips than the first-level cache holds are faster: they are fetched ahead,
-/// and sums are put down and taken up again less often.
+inline constexpr Index row_block = HYBRIDMOE_VECTOR ? 96 : block_rows;
+/// Terms summed before the next panel's turn. Longer strips of a panel than the first-level cache holds are faster: they are
+/// fetched ahead, and sums are put down and taken up again less often.
 inline constexpr Index depth_block = 512;
+/// Rows whose stride is a multiple of this many bytes fall on the same lines of a first-level cache, more of them in a pass than
+/// it can hold there: such rows are copied to where they do not, if several panels are multiplied with them.
+inline constexpr Index alias_bytes = 4096;
 /// Multiply-adds that make an item worth handing out.
 inline constexpr Index item_work = HYBRIDMOE_VECTOR ? Index{1} << 21 : 1;
-
-/// Numbers of the panels that all rows are multiplied with before the next panels' turn.
-inline constexpr Index chunk_numbers = Index{1} << 20;
 
 /// How `count` pieces are shared out in equal parts of at most `most`.
 struct Parts {
@@ -26,40 +28,32 @@ struct Parts {
       : count(divide_up(pieces, larger(1, most))), size(count == 0 ? 0 : divide_up(pieces, count)) {}
 };
 
-/// Panels that an item takes, when it takes `rows` rows and `depth` terms.
-HYBRIDMOE_FUNCTION constexpr Index panels_per_item(Index panels, Index rows, Index depth) {
-  // One row costs as much as about 32 would: it waits for memory.
-  return Parts(panels, item_work / (panel_width * larger(1, depth) * larger(rows, 32))).size;
+/// The last columns of a panel, fewer than a block has: the panel is padded, c is not.
+template <class T>
+HYBRIDMOE_FUNCTION void multiply_edge(Index rows, Index depth, Index columns, Operands<T> o) {
+  T edge[pass_rows * block_columns<T>];
+  T* const c = o.c;
+  const Index c_row = o.c_row;
+  if (o.start != nullptr) {
+    for (Index r = 0; r < rows; ++r)
+      for (Index j = 0; j < block_columns<T>; ++j)
+        edge[r * block_columns<T> + j] = j < columns ? o.start[r * o.start_row + j] : T(0);
+    o.start = edge;
+    o.start_row = block_columns<T>;
+  }
+  o.c = edge;
+  o.c_row = block_columns<T>;
+  multiply_groups(rows, depth, 1, o);
+  for (Index r = 0; r < rows; ++r)
+    for (Index j = 0; j < columns; ++j) c[r * c_row + j] = edge[r * block_columns<T> + j];
 }
 
-/// c[rows, columns] = start + a·panel for at most row_block rows and 32 columns of a panel (b_row = 32).
+/// c[rows, columns] = start + a·panel for at most pass_rows rows and 32 columns of a panel (b_row = 32).
 template <class T>
-HYBRIDMOE_FUNCTION void multiply_panel(Index rows, Index depth, Index columns, const Operands<T>& operands) {
-  const Index step = rows > block_rows ? Parts(depth, depth_block).size : depth;
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void multiply_panel(Index rows, Index depth, Index columns, const Operands<T>& operands) {
   const Index groups = columns / block_columns<T>, rest = columns % block_columns<T>;
-  if (groups > 0) {
-    multiply_groups(rows, smaller(step, depth), groups, operands);
-    for (Index k = step; k < depth; k += step) multiply_groups(rows, smaller(step, depth - k), groups, operands.from_term(k));
-  }
-  if (rest > 0) {
-    // The panel is padded, c is not.
-    T edge[row_block * block_columns<T>];
-    Operands<T> o = operands.from_column(groups * block_columns<T>);
-    T* const c = o.c;
-    if (o.start != nullptr) {
-      for (Index r = 0; r < rows; ++r)
-        for (Index j = 0; j < block_columns<T>; ++j)
-          edge[r * block_columns<T> + j] = j < rest ? o.start[r * o.start_row + j] : T(0);
-      o.start = edge;
-      o.start_row = block_columns<T>;
-    }
-    o.c = edge;
-    o.c_row = block_columns<T>;
-    multiply_groups(rows, smaller(step, depth), 1, o);
-    for (Index k = step; k < depth; k += step) multiply_groups(rows, smaller(step, depth - k), 1, o.from_term(k));
-    for (Index r = 0; r < rows; ++r)
-      for (Index j = 0; j < rest; ++j) c[r * operands.c_row + j] = edge[r * block_columns<T> + j];
-  }
+  if (groups > 0) multiply_groups(rows, depth, groups, operands);
+  if (rest > 0) multiply_edge(rows, depth, rest, operands.from_column(groups * block_columns<T>));
 }
 
 /// Which rows of which group an item has.
@@ -67,21 +61,19 @@ struct RowRange {
   Index group = 0, from = 0, count = 0;
 };
 
-/// Row block number `block` of all groups' row blocks, counted through; count 0 beyond the last.
-HYBRIDMOE_FUNCTION inline RowRange find_rows(Index block, const Index* offset, Index first_group, Index groups, Index rows) {
+/// Block number `block` of all groups' blocks of at most `most` rows, counted through; count 0 beyond the last.
+HYBRIDMOE_FUNCTION inline RowRange find_rows(Index block, const Index* offset, Index first_group, Index groups, Index rows,
+                                             Index most) {
   for (Index g = first_group; g < first_group + groups; ++g) {
     const Index begin = offset == nullptr ? 0 : offset[g], count = (offset == nullptr ? rows : offset[g + 1]) - begin;
-    const Parts parts(count, row_block);
-    if (block < parts.count) {
-      const Index from = block * parts.size;
-      return {g, begin + from, smaller(parts.size, count - from)};
-    }
-    block -= parts.count;
+    const Index blocks = divide_up(count, most);
+    if (block < blocks) return {g, begin + block * most, smaller(most, count - block * most)};
+    block -= blocks;
   }
   return {};
 }
 
-/// c = start + a·panels for all rows. One item: a row block times some panels.
+/// c = start + a·panels for all rows. One item: some rows times some panels.
 template <class T>
 struct ProductKernel {
   Index rows, depth, columns;
@@ -93,14 +85,24 @@ struct ProductKernel {
   const T* bias;        ///< [columns] or null
   bool accumulate;      ///< c +=
   T* c;                 ///< [rows, columns]
-  Index per_item = 0, panel_items = 0, row_items = 0, chunk = 0;
+  Index rows_per_item = 0, row_items = 0, panels_per_item = 0, panel_items = 0;
 
-  /// Decides how the work is shared out; returns the number of items.
-  HYBRIDMOE_FUNCTION Index plan() {
-    const Index blocks = divide_up(rows, row_block);
-    row_items = offset == nullptr ? blocks : smaller(rows, blocks + groups);
-    per_item = panels_per_item(count, smaller(rows, row_block), depth);
-    panel_items = divide_up(count, per_item);
+  /// Decides how the work is shared out among `threads`; returns the number of items.
+  HYBRIDMOE_FUNCTION Index plan(Index threads) {
+    const Index of_group = divide_up(rows, groups);
+    // The fuller its passes and the more panels an item has, the better; but threads want shares of the same size.
+    rows_per_item = row_block;
+    Index shares = of_group > 8 * threads * row_block ? 1 : smaller(threads, larger(1, count / 4));
+    const Index more = offset == nullptr ? 0 : smaller(rows, groups);
+    while (shares < threads && rows_per_item > 2 * pass_rows && shares * (divide_up(rows, rows_per_item) + more) < 4 * threads)
+      rows_per_item /= 2;
+    row_items = divide_up(rows, rows_per_item) + more;
+    if (!HYBRIDMOE_VECTOR || shares * row_items < threads) shares = smaller(count, divide_up(threads, row_items));
+    // One row costs as much as about 32 would: it waits for memory.
+    const Index least = divide_up(item_work, panel_width * larger(1, depth) * larger(smaller(of_group, rows_per_item), 32));
+    panels_per_item = of_group > pass_rows ? larger(least, divide_up(count, shares)) : least;
+    panels_per_item = larger(1, Parts(count, panels_per_item).size);
+    panel_items = divide_up(count, panels_per_item);
     return row_items * panel_items;
   }
 
@@ -109,19 +111,67 @@ struct ProductKernel {
     const bool panels_first = rows > columns && offset == nullptr;
     const Index row_item = panels_first ? item / panel_items : item % row_items;
     const Index panel_item = panels_first ? item % panel_items : item / row_items;
-    const RowRange range = find_rows(row_item, offset, first_group, groups, rows);
+    const RowRange range = find_rows(row_item, offset, first_group, groups, rows, rows_per_item);
     if (range.count == 0) return;
+    const Index begin = panel_item * panels_per_item, until = smaller(count, begin + panels_per_item);
+    const T* const left = a + range.from * depth;
+#if HYBRIDMOE_VECTOR
+    if (range.count > pass_rows && until - begin > 2 && depth * static_cast<Index>(sizeof(T)) % alias_bytes == 0)
+      return multiply_copies(range, begin, until);
+#endif
+    const Index step = range.count > pass_rows ? Parts(depth, depth_block).size : depth;
+    for (Index k = 0; k < depth; k += step) multiply(range, begin, until, k, smaller(step, depth - k), left + k, depth);
+  }
+
+ private:
+  /// Terms k … k+terms−1 of some rows (they begin at `left`) times some panels, one panel after the other.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void multiply(RowRange range, Index begin, Index until, Index k, Index terms, const T* left,
+                                                    Index left_row) const {
     const T* const group_panels = panels + (range.group - first_group) * count * depth * panel_width;
-    const Index until = smaller(count, (panel_item + 1) * per_item);
-    for (Index p = panel_item * per_item; p < until; ++p) {
+    const Parts passes(range.count, pass_rows);
+    // Each pass fetches its share of the next strip: all of it at once would have to wait for memory.
+    const Index share = passes.count > 1 ? divide_up(panel_width, passes.count) : 0;
+    const bool onward = accumulate || k > 0;
+    for (Index p = begin; p < until; ++p) {
       const Index column = (first + p) * panel_width;
-      T* const to = c + range.from * columns + column;
-      const T* const start = accumulate ? to : (bias == nullptr ? nullptr : bias + column);
-      multiply_panel(range.count, depth, smaller(panel_width, columns - column),
-                     Operands<T>{a + range.from * depth, depth, 1, group_panels + p * depth * panel_width, panel_width, start,
-                                 accumulate ? columns : 0, to, columns});
+      const T* const strip = group_panels + (p * depth + k) * panel_width;
+      const T* next = strip;
+      if (p + 1 < until) {
+        next += depth * panel_width;
+      } else if (k + terms < depth) {
+        next = group_panels + (begin * depth + k + terms) * panel_width;
+      }
+      for (Index r = 0; r < range.count; r += passes.size) {
+        const Index taken = smaller(passes.size, range.count - r);
+        T* const to = c + (range.from + r) * columns + column;
+        const T* const start = onward ? to : (bias == nullptr ? nullptr : bias + column);
+        const Index ahead = r + taken < range.count ? taken * columns : panel_width - r * columns;
+        multiply_panel(taken, terms, smaller(panel_width, columns - column),
+                       Operands<T>{left + r * left_row, left_row, 1, strip, panel_width, start, onward ? columns : 0, to, columns,
+                                   next, share, ahead});
+        next += share * terms;
+      }
     }
   }
+
+#if HYBRIDMOE_VECTOR
+  /// The same for all terms, by copies of the rows that do not fall on the same lines of the cache. (100 KB a copy of 48 rows: a
+  /// function of its own, so that nobody's stack needs them who has no such rows.)
+  [[gnu::noinline]] void multiply_copies(RowRange range, Index begin, Index until) const {
+    constexpr Index most = 2048 / sizeof(T), stride = most + 64 / sizeof(T);
+    alignas(64) T copy[row_block * stride];
+    for (Index k = 0; k < depth; k += most) {
+      const Index terms = smaller(most, depth - k);
+      const T* const left = a + range.from * depth + k;
+      // Rows in turn, so that many lines are on their way at a time.
+      for (Index r = 0; r < range.count; r += pass_rows)
+        for (Index t = 0; t < terms; t += register_lanes<T>)
+          for (Index i = r; i < smaller(range.count, r + pass_rows); ++i)
+            store<T, register_lanes<T>>(copy + i * stride + t, load<T, register_lanes<T>>(left + i * depth + t));
+      multiply(range, begin, until, k, terms, copy, stride);
+    }
+  }
+#endif
 };
 
 /// dw[out, in] += dyᵀ·x over the rows of a chunk, for each group. One item: some rows of dw times some panels of x.
@@ -134,10 +184,12 @@ struct WeightGradientKernel {
   const Index* offset;  ///< rows of the groups, or null: all rows, one group
   T* dw;                ///< [groups][out, in]
   Index per_item = 0, panel_items = 0;
+  /// Rows of dw that one item takes.
+  static constexpr Index copied_rows = HYBRIDMOE_VECTOR ? 48 : block_rows;
 
   /// Items enough for many threads; within that as many panels as possible, since each item copies its part of dy.
   HYBRIDMOE_FUNCTION Index plan(Index groups) {
-    const Index all = divide_up(in, panel_width), row_parts = groups * divide_up(out, row_block);
+    const Index all = divide_up(in, panel_width), row_parts = groups * divide_up(out, copied_rows);
     constexpr Index wanted = HYBRIDMOE_VECTOR ? 16 : Index{1} << 20;
     per_item = divide_up(all, smaller(all, divide_up(wanted, row_parts)));
     panel_items = divide_up(all, per_item);
@@ -145,7 +197,7 @@ struct WeightGradientKernel {
   }
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
-    const Parts parts(out, row_block);
+    const Parts parts(out, copied_rows);
     const Index panel_item = item % panel_items, part = item / panel_items % parts.count;
     const Index group = item / panel_items / parts.count;
     const Index begin = offset == nullptr ? from : larger(from, offset[group]);
@@ -154,15 +206,19 @@ struct WeightGradientKernel {
     const Index last = smaller(divide_up(in, panel_width), (panel_item + 1) * per_item);
     for (Index k = begin; k < end; k += copied_terms) {
       const Index terms = smaller(copied_terms, end - k);
-      T left[row_block * copied_terms];
+      T left[copied_rows * copied_terms];
       copy_left(k, terms, row, rows, left);
+      const Index passes = divide_up(rows, block_rows), share = divide_up(panel_width, passes);
       for (Index p = panel_item * per_item; p < last; ++p) {
         const Index column = p * panel_width;
+        const T* const strip = panels + (p * count + k - from) * panel_width;
+        const T* next = p + 1 < last ? strip + count * panel_width : strip;
         for (Index r = 0; r < rows; r += block_rows) {
           T* const to = dw + (group * out + row + r) * in + column;
           multiply_panel(smaller(block_rows, rows - r), terms, smaller(panel_width, in - column),
-                         Operands<T>{left + r * copied_terms, 1, block_rows, panels + (p * count + k - from) * panel_width,
-                                     panel_width, to, in, to, in});
+                         Operands<T>{left + r * copied_terms, 1, block_rows, strip, panel_width, to, in, to, in, next, share,
+                                     r + block_rows < rows ? 0 : panel_width - r * in});
+          next += share * terms;
         }
       }
     }

@@ -103,11 +103,16 @@ HYBRIDMOE_INLINE void keep([[maybe_unused]] V& value) {
 #endif
 }
 
+/// Keeps a compiler from working a number out again.
+HYBRIDMOE_INLINE void keep_number([[maybe_unused]] Index& value) { asm("" : "+r"(value)); }
+
 /// Asks for a cache line ahead of its use; `write` for one that will be written.
 template <bool write = false>
 HYBRIDMOE_INLINE void prefetch(const void* line) {
   __builtin_prefetch(line, write ? 1 : 0);
 }
+/// Asks for a cache line to be brought into the second-level cache.
+HYBRIDMOE_INLINE void prefetch_second_level(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 #endif  // HYBRIDMOE_VECTOR
 

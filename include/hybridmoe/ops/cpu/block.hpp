@@ -48,24 +48,28 @@ struct Operands {
 template <class T>
 inline constexpr int register_lanes = register_bytes / static_cast<int>(sizeof(T));
 /// Rows of a block of two registers of columns, such that the sums, a piece of b and a number of a fit in the registers.
-inline constexpr int block_rows = register_count == 32 ? 12 : 6;
+inline constexpr int block_rows = register_count == 32 ? 13 : 6;
+/// Rows of the blocks to which the gradient of a weight copies its left side (12 numbers are copied faster than 13).
+inline constexpr int gradient_rows = block_rows > 12 ? 12 : block_rows;
 /// Rows of a block of four registers of columns, or 0 where the narrow block is as good for few rows.
 inline constexpr int wide_rows = register_count == 32 ? 0 : 3;
 /// Columns that the narrow block takes at a time.
 template <class T>
 inline constexpr int block_columns = 2 * register_lanes<T>;
 
-template <class T, int lanes, int rows, int registers>
+/// A block of static rows. a_step: a_k where it is known and b is a panel, which leaves more registers for addresses; else 0.
+template <class T, int lanes, int rows, int registers, int a_step = 0>
 [[gnu::noinline]] void multiply_block(Index depth, const Operands<T>& operands) {
   using V = Vector<T, lanes>;
-  const auto [a, a_row, a_k, b, b_row, start, start_row, c, c_row, next, next_k, c_ahead] = operands;
+  const auto [a, a_row, any_a_k, b, any_b_row, start, start_row, c, c_row, next, next_k, c_ahead] = operands;
+  const Index a_k = a_step > 0 ? a_step : any_a_k, b_row = a_step > 0 ? panel_width : any_b_row;
   V sum[rows][registers];
-#pragma GCC unroll 12
+#pragma GCC unroll 13
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < registers; ++j) sum[r][j] = start == nullptr ? V{} : load<T, lanes>(start + r * start_row + j * lanes);
   }
-  // Four rows share a pointer, so that twelve rows need few address registers.
+  // Four rows share a pointer, so that many rows need few address registers.
   constexpr int pointers = (rows + 3) / 4;
   const Index stride = a_row;
   Index third = 3 * a_row;
@@ -79,7 +83,7 @@ template <class T, int lanes, int rows, int registers>
   if constexpr (lanes == register_lanes<T>) {
     if (depth >= 128) {
       T* const wanted = c + (c_ahead == 0 ? rows * c_row : c_ahead);
-#pragma GCC unroll 12
+#pragma GCC unroll 13
       for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
         for (int j = 0; j < registers; ++j) prefetch<true>(wanted + r * c_row + j * lanes);
@@ -119,7 +123,7 @@ template <class T, int lanes, int rows, int registers>
         term[j] = load<T, lanes>(line + j * lanes);
         keep(term[j]);
       }
-#pragma GCC unroll 12
+#pragma GCC unroll 13
       for (int r = 0; r < rows; ++r) {
         const V factor = splat<T, lanes>(number(r));
 #pragma GCC unroll 4
@@ -130,7 +134,7 @@ template <class T, int lanes, int rows, int registers>
     for (int g = 0; g < pointers; ++g) row[g] += a_k;
     line += b_row;
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 13
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < registers; ++j) store<T, lanes>(c + r * c_row + j * lanes, sum[r][j]);
@@ -138,13 +142,13 @@ template <class T, int lanes, int rows, int registers>
 }
 
 /// A block of 1 … most rows.
-template <class T, int lanes, int registers, int most>
+template <class T, int lanes, int registers, int most, int a_step = 0>
 void multiply_rows(Index rows, Index depth, const Operands<T>& operands) {
   if constexpr (most > 0) {
     if (rows == most) {
-      multiply_block<T, lanes, most, registers>(depth, operands);
+      multiply_block<T, lanes, most, registers, a_step>(depth, operands);
     } else {
-      multiply_rows<T, lanes, registers, most - 1>(rows, depth, operands);
+      multiply_rows<T, lanes, registers, most - 1, a_step>(rows, depth, operands);
     }
   }
 }
@@ -152,6 +156,13 @@ void multiply_rows(Index rows, Index depth, const Operands<T>& operands) {
 /// Any number of rows, as blocks that are nearly alike: of 13 rows, 7 and 6.
 template <class T, int lanes, int registers>
 HYBRIDMOE_INLINE void multiply_tall(Index rows, Index depth, const Operands<T>& operands) {
+  if constexpr (lanes == register_lanes<T> && registers == 2) {
+    // The passes of products with weights and of their gradients.
+    if (operands.b_row == panel_width && operands.a_k == 1 && rows <= block_rows)
+      return multiply_rows<T, lanes, 2, block_rows, 1>(rows, depth, operands);
+    if (operands.b_row == panel_width && operands.a_k == gradient_rows && rows == gradient_rows)
+      return multiply_block<T, lanes, gradient_rows, 2, gradient_rows>(depth, operands);
+  }
   if (rows <= block_rows) return multiply_rows<T, lanes, registers, block_rows>(rows, depth, operands);
   for (Index row = 0; row < rows;) {
     const Index left = rows - row;
@@ -204,7 +215,7 @@ void multiply_rest(Index rows, Index depth, const Operands<T>& operands) {
 
 template <class T>
 inline constexpr int block_columns = 8;
-inline constexpr int block_rows = 4;
+inline constexpr int block_rows = 4, gradient_rows = block_rows;
 
 /// Any number of rows times `columns` ≤ block_columns columns, for compilers without vector extensions and for devices.
 template <class T>

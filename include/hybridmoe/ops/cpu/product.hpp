@@ -9,12 +9,12 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops::cpu {
 
 /// Rows that are multiplied with a panel before the next rows' turn.
-inline constexpr Index pass_rows = HYBRIDMOE_VECTOR ? 12 : block_rows;
+inline constexpr Index pass_rows = HYBRIDMOE_VECTOR ? larger(block_rows, 12) : block_rows;
 /// Rows that one item takes: their part of x stays in the second-level cache. (A device's item is one small block.)
-inline constexpr Index row_block = HYBRIDMOE_VECTOR ? 96 : block_rows;
+inline constexpr Index row_block = HYBRIDMOE_VECTOR ? 4 * pass_rows : block_rows;
 /// Terms summed before the next panel's turn. Longer strips of a panel than the first-level cache holds are faster: they are
 /// fetched ahead, and sums are put down and taken up again less often.
-inline constexpr Index depth_block = 512;
+inline constexpr Index depth_block = 1024;
 /// Rows whose stride is a multiple of this many bytes fall on the same lines of a first-level cache, more of them in a pass than
 /// it can hold there: such rows are copied to where they do not, if several panels are multiplied with them.
 inline constexpr Index alias_bytes = 4096;
@@ -155,10 +155,10 @@ struct ProductKernel {
   }
 
 #if HYBRIDMOE_VECTOR
-  /// The same for all terms, by copies of the rows that do not fall on the same lines of the cache. (100 KB a copy of 48 rows: a
+  /// The same for all terms, by copies of the rows that do not fall on the same lines of the cache. (It takes up to 216 KB: a
   /// function of its own, so that nobody's stack needs them who has no such rows.)
   [[gnu::noinline]] void multiply_copies(RowRange range, Index begin, Index until) const {
-    constexpr Index most = 2048 / sizeof(T), stride = most + 64 / sizeof(T);
+    constexpr Index most = 4096 / sizeof(T), stride = most + 64 / sizeof(T);
     alignas(64) T copy[row_block * stride];
     for (Index k = 0; k < depth; k += most) {
       const Index terms = smaller(most, depth - k);
@@ -185,7 +185,7 @@ struct WeightGradientKernel {
   T* dw;                ///< [groups][out, in]
   Index per_item = 0, panel_items = 0;
   /// Rows of dw that one item takes.
-  static constexpr Index copied_rows = HYBRIDMOE_VECTOR ? 48 : block_rows;
+  static constexpr Index copied_rows = HYBRIDMOE_VECTOR ? 48 : gradient_rows;
 
   /// Items enough for many threads; within that as many panels as possible, since each item copies its part of dy.
   HYBRIDMOE_FUNCTION Index plan(Index groups) {
@@ -208,16 +208,16 @@ struct WeightGradientKernel {
       const Index terms = smaller(copied_terms, end - k);
       T left[copied_rows * copied_terms];
       copy_left(k, terms, row, rows, left);
-      const Index passes = divide_up(rows, block_rows), share = divide_up(panel_width, passes);
+      const Index passes = divide_up(rows, gradient_rows), share = divide_up(panel_width, passes);
       for (Index p = panel_item * per_item; p < last; ++p) {
         const Index column = p * panel_width;
         const T* const strip = panels + (p * count + k - from) * panel_width;
         const T* next = p + 1 < last ? strip + count * panel_width : strip;
-        for (Index r = 0; r < rows; r += block_rows) {
+        for (Index r = 0; r < rows; r += gradient_rows) {
           T* const to = dw + (group * out + row + r) * in + column;
-          multiply_panel(smaller(block_rows, rows - r), terms, smaller(panel_width, in - column),
-                         Operands<T>{left + r * copied_terms, 1, block_rows, strip, panel_width, to, in, to, in, next, share,
-                                     r + block_rows < rows ? 0 : panel_width - r * in});
+          multiply_panel(smaller(gradient_rows, rows - r), terms, smaller(panel_width, in - column),
+                         Operands<T>{left + r * copied_terms, 1, gradient_rows, strip, panel_width, to, in, to, in, next, share,
+                                     r + gradient_rows < rows ? 0 : panel_width - r * in});
           next += share * terms;
         }
       }
@@ -228,18 +228,18 @@ struct WeightGradientKernel {
   /// Terms of a part of dy that an item holds a copy of.
   static constexpr Index copied_terms = HYBRIDMOE_VECTOR ? 2048 / sizeof(T) : 256;
 
-  /// Columns row … row+rows−1 of dy as blocks [block_rows][terms] whose terms are neighbours: in dy itself they lie a whole row
-  /// apart, often at distances that fall on the same lines of the cache.
+  /// Columns row … row+rows−1 of dy as blocks [gradient_rows][terms] whose terms are neighbours: in dy itself they lie a whole
+  /// row apart, often at distances that fall on the same lines of the cache.
   HYBRIDMOE_FUNCTION void copy_left(Index k, Index terms, Index row, Index rows, T* left) const {
-    for (Index r = 0; r < rows; r += block_rows) {
-      const Index width = smaller(block_rows, rows - r);
+    for (Index r = 0; r < rows; r += gradient_rows) {
+      const Index width = smaller(gradient_rows, rows - r);
       const T* source = dy + k * out + row + r;
       T* to = left + r * copied_terms;
-      if (width == block_rows) {
-        for (Index t = 0; t < terms; ++t, source += out, to += block_rows)
-          for (int i = 0; i < block_rows; ++i) to[i] = source[i];
+      if (width == gradient_rows) {
+        for (Index t = 0; t < terms; ++t, source += out, to += gradient_rows)
+          for (int i = 0; i < gradient_rows; ++i) to[i] = source[i];
       } else {
-        for (Index t = 0; t < terms; ++t, source += out, to += block_rows)
+        for (Index t = 0; t < terms; ++t, source += out, to += gradient_rows)
           for (Index i = 0; i < width; ++i) to[i] = source[i];
       }
     }

@@ -248,7 +248,7 @@ TEST_CASE("features are constants: gradients reach w and b, the predictor's loss
 
 TEST_CASE("an estimator that readers do not teach has no gradient from them, and moves at its speed") {
   constexpr control::ComplexityOptions own{
-      .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8, .uses = false, .speed = 4};
+      .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8, .speed = 4, .uses = false};
   using Untaught = check::WithSources<Read, 2, control::Complexity<own, test::FewClasses>>;
   Subject<Small, SmallEnv> taught;
   Subject<Untaught, SmallEnv> untaught;

@@ -39,9 +39,9 @@ struct ComplexityOptions {
   Index steps = 0;         ///< features are rounded to so many steps per 1 (derivatives of constants can then be tested); 0: not
   float predictor = 0.1f;  ///< coefficient of the predictors' cross-entropies in nats
   float start = 0.25f;     ///< of speed·w: not 0, or c and what multiplies it would both wait for the other to move
-  bool uses = true;        ///< whether c learns through what reads it
   float speed = 1;         ///< how much faster than w and b their sum moves, where an optimizer's steps are all of one size
   float rate = 0.01f;      ///< with which means and variances follow
+  bool uses = true;        ///< whether c learns through what reads it (last: clang 14 fails on what follows a bool here)
 };
 
 /// The description. Classes: what the vocabulary's ids mean (control/classes.hpp). Timing: whose complexity a row gets

@@ -20,9 +20,9 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::zoo {
 
 /// An estimator that learns from what computing was worth alone (docs/parts/control.md), and a small one of bytes.
-inline constexpr control::ComplexityOptions of_gains{.uses = false, .speed = 4};
+inline constexpr control::ComplexityOptions of_gains{.speed = 4, .uses = false};
 inline constexpr control::ComplexityOptions of_gains_in_bytes{
-    .rank = 16, .classes = 64, .uses = of_gains.uses, .speed = of_gains.speed};
+    .rank = 16, .classes = 64, .speed = of_gains.speed, .uses = of_gains.uses};
 
 /// The numbers of a HybridMoE.
 struct HybridSizes {

@@ -90,8 +90,10 @@ template <class T, int lanes, int rows, int registers, int a_step = 0>
       }
     }
   }
-  // Processors fetch ahead within a page only, and a page of a panel is used up within a few hundred cycles.
-  constexpr Index fetched_terms = 32, cache_line = 64 / sizeof(T);
+  // Processors fetch ahead within a page only, and a page of a panel is used up within a few hundred cycles. Full passes find
+  // their panel in the second-level cache, which is near.
+  constexpr bool near_by = a_step > 0 && rows == (a_step == 1 ? block_rows : gradient_rows);
+  constexpr Index fetched_terms = near_by ? 8 : 32, cache_line = 64 / sizeof(T);
   const Index ahead = b_row == panel_width ? fetched_terms * panel_width : 0;
   const T* soon = next == nullptr ? b : next;
   for (Index k = 0; k < depth; ++k) {

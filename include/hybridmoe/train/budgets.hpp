@@ -1,7 +1,7 @@
 #pragma once
 /// @file budgets.hpp
 /// Which compute budget β and which performance target q each sequence of a batch trains with, so that one set of weights serves
-/// every budget: some of the sequences at β = 1, some at the least budget, the rest at a uniform one. q is 1 for half of them, in
+/// every budget: some of the sequences at β = 1, some at the least budget, the rest at a uniform one. q is 1 for most of them, in
 /// which the routers' thresholds T(β) are controlled, and uniform for the others. In the first part of training all may have the
 /// full budget (what is shrunk has been learned first: Cai et al., "Once for all", 2020); in a later part some sequences appear
 /// twice, at full and at a lower budget (twins).
@@ -21,8 +21,9 @@ struct Budgets {
   Condition fixed{};
   double least = 0;         ///< the lowest budget that is drawn
   double full_until = 0;    ///< the part of training in which every row has β = q = 1, before any other is drawn
-  double at_full = 0.25;    ///< the part of the sequences that have β = 1
-  double at_least = 0.25;   ///< the part of the sequences that have the lowest budget; the others draw one uniformly
+  double at_full = 0.5;     ///< the part of the sequences that have β = 1
+  double at_least = 0.125;  ///< the part of the sequences that have the lowest budget; the others draw one uniformly
+  double at_target = 0.8;   ///< the part of the sequences that have q = 1; the others draw one uniformly
   double price = 0.05;      ///< λ₀: the auxiliary loss of a row with target 0 that spends all of C(1)
   double twins_from = 0.5;  ///< the part of training after which a quarter of the sequences have a twin; 1: never
   double twin_loss = 1;     ///< weight of KL(full twin, held constant ‖ low twin), per token
@@ -70,7 +71,7 @@ class BudgetDraw {
   }
   double target(Index sequence) const {
     const double u = uniform(sequence, 1);
-    return u < 0.5 ? 1.0 : 2 * u - 1;
+    return u < budgets_.at_target ? 1.0 : (u - budgets_.at_target) / (1 - budgets_.at_target);
   }
   Budgets budgets_;
   random::Key key_;

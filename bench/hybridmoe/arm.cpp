@@ -2,8 +2,8 @@
 // started again, it goes on bit for bit.
 //   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
 //   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
-//   arm_NAME --price L --gain G --twins P --until P --full P --least P --target P --sampled 0|1 ...   other train::Budgets, for
-//   trials arm_NAME --keep FILE ...   writes the trained weights to FILE
+//   arm_NAME --price L --gain G --twins P --until P --full P --least P --target P --sampled 0|1 ...   for trials of Budgets
+//   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>
 #include <cstring>
 

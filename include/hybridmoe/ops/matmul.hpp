@@ -27,7 +27,7 @@ constexpr cpu::Parts group_parts(Index groups, Index columns, Index depth) {
 }
 /// Rows of x that are kept as panels at a time.
 constexpr Index chunk_rows(Index rows, Index in) {
-  constexpr Index step = 512;
+  constexpr Index step = 512;  // chunks are multiples of this many rows
   return smaller(rows, larger(2 * step, row_budget / round_up(in, panel_width) / step * step));
 }
 

@@ -3,8 +3,8 @@
 
 namespace replay {
 
-/// What decides the bits of a run, beside the level of optimisation (-O3 fuses other multiply-adds than -O2): compiler and
-/// instruction set. Other builds round a little differently.
+/// What decides the bits of a run, beside options that are the same for all of them (hybridmoe_repeatable in
+/// cmake/developer.cmake): compiler and instruction set. Other builds round a little differently.
 inline const char* build() {
 #if defined(__clang__)
   return "clang";

@@ -1,5 +1,4 @@
-// Logs the run of bench/replay.hpp as Markdown, for docs/results/replay.md. Compile it as the tests are (preset dev: -O2,
-// -march=native), since the test compares bits.
+// Logs the run of bench/replay.hpp as Markdown, for docs/results/replay.md.
 #include <cstdio>
 
 #include "replay.hpp"
@@ -12,7 +11,7 @@ int main(int count, char** words) {
   auto trainer = hm::train::Trainer<replay::Model>::create(model, *text, replay::options);
   if (!trainer) return std::fprintf(stderr, "%s\n", trainer.error().message().c_str()), 1;
   std::printf(
-      "# A run to repeat\n\nMade by `bench_replay LICENSE` (model and settings: bench/replay.hpp; build: %s, -O2). The test\n"
+      "# A run to repeat\n\nMade by `bench_replay LICENSE` (model and settings: bench/replay.hpp; build: %s). The test\n"
       "`train/replay_test` repeats its first twenty steps.\n\n```\n",
       replay::build());
   for (hm::Index step = 0; step < replay::steps; ++step) {

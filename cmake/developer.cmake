@@ -28,3 +28,9 @@ target_compile_options(hybridmoe_developer INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wconversion;-Wshadow>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${HYBRIDMOE_WERROR}>>:-Werror>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${HYBRIDMOE_NATIVE}>>:-march=native>)
+
+# Runs that are published and repeated: what -march=native tunes for decides which products are fused with sums (none in a chain on
+# some processors), so bits are the same on all processors of an instruction set only if the tuning is fixed, and the level of
+# optimisation.
+add_library(hybridmoe_repeatable INTERFACE)
+target_compile_options(hybridmoe_repeatable INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-O3;-mtune=generic>)

@@ -1,8 +1,6 @@
 // Two published runs on the generated language (docs/results/hybridmoe-runs.jsonl), their first twenty losses: all digits that
-// were written, from the same compiler and instruction set (this program is compiled with -O3, as those of the runs are). Other
-// builds round differently, and where a score then falls on the other side of a threshold, more than rounding differs: within
-// 0.02.
-#include <cmath>
+// were written, from the same compiler and instruction set. Other builds round differently, and where a score then falls on the
+// other side of a threshold, more than rounding differs: within 0.02.
 #include <fstream>
 
 #include <catch2/catch_test_macros.hpp>

@@ -110,7 +110,7 @@ Naive naive(const Settings& s, const Tensors& t, const Streams& streams, const s
     r.weight += free * free * test::Routed::sum(routed.own) / static_cast<double>(rows);
     r.slice_sum += free * free * n / static_cast<double>(rows);
     if (!s.stand_in) continue;
-    const double rest = 1 - (test::Routed::sum(routed.own) + 0.01) / (test::Routed::sum(routed.unbounded) + 0.01);
+    const double rest = std::max(0.0, 1 - (test::Routed::sum(routed.own) + 0.01) / (test::Routed::sum(routed.unbounded) + 0.01));
     std::vector<double> stand(to_size(width), 0.0);
     add(t.at("stand_in.weight"), hidden_of(t, "shared.0", slice, in, q), rest, stand.data());
     for (Index c = 0; c < width; ++c) out[c] += stand[to_size(c)];
@@ -336,6 +336,20 @@ TEST_CASE("At full budget the stand-in is gone, and not computed") {
     CHECK(tape.stand_in_offset[1] > 25);
     CHECK(tape.distilled_offset[1] == 7);  // positions 0, 8, …, 48
   });
+}
+
+TEST_CASE("A row that got more than it would have got without budget needs no stand-in") {
+  // As in training at β = 1/4 alone, where T(1) stays behind: unbounded weights are 0, and 1 − G would be −100.
+  Tensors tensors = random_tensors<Everything>(8);
+  tensors["router.knots"] = {-5, -5, -5, 5, 5, 50};
+  Streams streams;
+  streams.budget.assign(50, 0.25);
+  const auto x = test::numbers(50 * width, 1);
+  const Naive expected = naive(everything, tensors, streams, x);
+  for (const Index k : expected.experts) CHECK(k == 1);
+  const auto y = Bench<Everything, double>(tensors).forward(streams, x, true,
+                                                            [](const auto& tape) { CHECK(tape.stand_in_offset[1] == 0); });
+  for (std::size_t i = 0; i < y.size(); ++i) CHECK_THAT(y[i], WithinAbs(expected.y[i], 1e-12));
 }
 
 TEST_CASE("A row that is not a number leaves the others alone") {

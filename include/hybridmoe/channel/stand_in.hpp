@@ -1,7 +1,8 @@
 #pragma once
 /// @file stand_in.hpp
-/// Kernels of the stand-in for the experts that a budget took away: (1 − G)·V·h, where G = (Σg + 0.01)/(Σg° + 0.01) compares the
-/// weights that a row got with those it would have got without budget and controller (router::Unbounded); and of the distillation
+/// Kernels of the stand-in for the experts that a budget took away: (1 − G)·V·h, where G = min(1, (Σg + 0.01)/(Σg° + 0.01))
+/// compares the weights that a row got with those it would have got without budget and controller (router::Unbounded), which are
+/// fewer only where the threshold at β = 1 is out of step, as in training at another budget alone; and of the distillation
 /// by which V learns, on every eighth position, ‖(1 − G)·V·h − (R° − R)‖², R = Σ g·E(x), R° = Σ g°·E(x), relative to ‖R°‖².
 
 #include <hybridmoe/layer/layer.hpp>
@@ -28,6 +29,12 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T sum_of_weights(const Index* expert, const 
   return sum;
 }
 
+/// Whether a budget took weight from a row. (Not a number: yes, so that it is handed on.)
+template <class T>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool lacks_weight(T got, T unbounded) {
+  return !(got >= unbounded);
+}
+
 /// 1 − G of each row, and a list of one expert (the stand-in) where that is not 0.
 template <class T, Index most>
 struct StandInKernel {
@@ -41,8 +48,9 @@ struct StandInKernel {
     const Index end = smaller(rows, (item + 1) * stand_in_rows);
     for (Index row = item * stand_in_rows; row < end; ++row) {
       const T got = sum_of_weights<most>(expert + row * most, weight + row * most);
-      rest[row] = T(1) - (got + T(stand_in_floor)) / (unbounded[row] + T(stand_in_floor));
-      use[row] = rest[row] == T(0) ? -1 : 0;
+      const bool lacks = lacks_weight(got, unbounded[row]);
+      rest[row] = lacks ? T(1) - (got + T(stand_in_floor)) / (unbounded[row] + T(stand_in_floor)) : T(0);
+      use[row] = lacks ? 0 : -1;
     }
   }
 };
@@ -63,10 +71,10 @@ struct StandInBackwardKernel {
     for (Index row = item * stand_in_rows; row < end; ++row) {
       T d = factor * price_of(price, target.at(row, 0, T(1)));
       if (d_rest != nullptr) {
-        const T got = sum_of_weights<most>(expert + row * most, weight + row * most) + T(stand_in_floor);
-        const T by_got = -d_rest[row] / (unbounded[row] + T(stand_in_floor));
+        const T got = sum_of_weights<most>(expert + row * most, weight + row * most);
+        const T by_got = lacks_weight(got, unbounded[row]) ? -d_rest[row] / (unbounded[row] + T(stand_in_floor)) : T(0);
         d += by_got;
-        d_unbounded[row] = -by_got * got / (unbounded[row] + T(stand_in_floor));
+        d_unbounded[row] = -by_got * (got + T(stand_in_floor)) / (unbounded[row] + T(stand_in_floor));
       }
       for (Index i = row * most; i < (row + 1) * most && expert[i] >= 0; ++i) dweight[i] += d;
     }

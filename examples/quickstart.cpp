@@ -30,7 +30,8 @@ int main(int count, char** words) {
   if (!text) return fail(text.error());
   hm::Model<Small, hm::f32, Space> model{hm::Seed{7}};
   hm::train::Options training{.batch = 4, .length = 256, .schedule = {.peak = 3e-3, .warmup = 50}};
-  training.budgets.sampled = true;  // each sequence has a budget of its own: one set of weights serves all
+  training.budgets = {.sampled = true,
+                      .twins = 0.25};  // one sequence learns at a lower budget too: one set of weights serves all
   auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, training);
   if (!trainer) return fail(trainer.error());
   const bool resume = option("--resume", nullptr) != nullptr;

@@ -2,7 +2,7 @@
 // started again, it goes on bit for bit.
 //   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
 //   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
-//   arm_NAME --price L --gain G --twins P --until P --full P --least P --target P --sampled 0|1 ...   for trials of Budgets
+//   arm_NAME --price L --gain G --twins P --least P --target P --sampled 0|1 ...   for trials of Budgets
 //   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>
 #include <cstring>
@@ -54,10 +54,8 @@ struct Run {
     option("--seed", seed), option("--steps", steps), option("--time", time);
     options = arms::options<Chosen>(seed, steps, std::atof(rate.c_str()));
     hm::train::Budgets& budgets = options.budgets;
-    option("--price", budgets.price), option("--gain", budgets.gain_loss), option("--twins", budgets.twins_from);
-    option("--until", budgets.full_until), option("--full", budgets.at_full), option("--least", budgets.at_least);
-    option("--target", budgets.at_target);
-    option("--sampled", budgets.sampled);
+    option("--price", budgets.price), option("--gain", budgets.gain_loss), option("--twins", budgets.twins);
+    option("--least", budgets.at_least), option("--target", budgets.at_target), option("--sampled", budgets.sampled);
   }
   std::string checkpoint() const {
     return folder + "/" + ARM_TEXT(ARM) + "-" + data + "-" + std::to_string(seed) + "-" + std::to_string(steps) + "-" + rate +

@@ -101,8 +101,8 @@ constexpr Parts skeleton_parts{.windows = false,
 /// How an arm trains, where it is not like full.
 struct Training {
   bool sampled = true;
-  double twins_from = 0.5;
   double budget = 1;
+  bool twins_teach = true;
 };
 
 template <class Model_, Training training_ = Training{}>
@@ -147,7 +147,7 @@ struct norm_rms : Arm<Refilled<Parts{.adaptive_norm = false}>::Model> {};
 struct budgets_none : Arm<Full, plain_training> {};
 struct budget_half : Arm<Full, Training{.sampled = false, .budget = 0.5}> {};
 struct budget_quarter : Arm<Full, Training{.sampled = false, .budget = 0.25}> {};
-struct twins_none : Arm<Full, Training{.twins_from = 1}> {};
+struct twins_none : Arm<Full, Training{.twins_teach = false}> {};
 
 /// How the plan trains an arm.
 template <class Chosen>
@@ -156,7 +156,7 @@ hm::train::Options options(std::uint64_t seed, Index steps, double rate) {
   options.schedule = {.peak = rate, .warmup = 50, .steps = steps, .last = 0.1};
   options.seed = seed;
   options.budgets.sampled = Chosen::training.sampled;
-  options.budgets.twins_from = Chosen::training.twins_from;
+  if (!Chosen::training.twins_teach) options.budgets.twin_loss = options.budgets.gain_loss = 0;
   options.budgets.fixed.budget = Chosen::training.budget;
   return options;
 }

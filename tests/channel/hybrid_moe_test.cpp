@@ -347,8 +347,8 @@ TEST_CASE("A row that got more than it would have got without budget needs no st
   const auto x = test::numbers(50 * width, 1);
   const Naive expected = naive(everything, tensors, streams, x);
   for (const Index k : expected.experts) CHECK(k == 1);
-  const auto y = Bench<Everything, double>(tensors).forward(streams, x, true,
-                                                            [](const auto& tape) { CHECK(tape.stand_in_offset[1] == 0); });
+  const auto y =
+      Bench<Everything, double>(tensors).forward(streams, x, true, [](const auto& tape) { CHECK(tape.stand_in_offset[1] == 0); });
   for (std::size_t i = 0; i < y.size(); ++i) CHECK_THAT(y[i], WithinAbs(expected.y[i], 1e-12));
 }
 

@@ -9,8 +9,8 @@
 ///   must be cut (ops/segment_cuts.hpp)
 ///   v_g = RMSNorm_s(W_s Σ softmax(a_s·child) child), children: tokens' u, phrases, sentences
 ///   Ω_g = p at a wanted cut (1 at a forced one) · Π over declined decisions (1 − p)
-///   x⁰_t = e_t + λ⊙u_t + Σ_s ε_s W'_s v_{s, last closed}, W' zero at the start, ε the emphasis in stream::Decisions (neutral:
-///   1); λ⊙u is the scale of the tokens themselves
+///   x⁰_t = e_t + λ⊙u_t + Σ_s ε_s W'_s v_{s, last closed}/D_s, W' zero at the start, ε the emphasis in stream::Decisions
+///   (neutral: 1); λ⊙u is the scale of the tokens themselves
 ///
 /// A segment cut before t ends at t − 1 and is visible from row t on. The derivative is at fixed segmentation; log Ω in the
 /// logits of attention teaches the boundaries, and bias_s follows the mean length (an integral controller).
@@ -309,8 +309,11 @@ struct Segments {
     }
     template <class T>
     HYBRIDMOE_FUNCTION static ops::SegmentUses<T> uses_of(const auto& p, const Tape<T>& tape, const SegmentPast<Shape, T>& past) {
+      // An optimizer whose steps are all of one size moves W'v by up to D_s steps at once, an embedding by one: without the
+      // factor a few dozen steps bury the tokens under their segments.
       ops::SegmentUses<T> uses{
-          tape.segments.count, {}, {}, {past.vector[0], past.vector[1]}, first_element<const T, normed>(p.exponent)};
+          tape.segments.count, {}, {}, {past.vector[0], past.vector[1]}, first_element<const T, normed>(p.exponent),
+          T(1) / T(size)};
       for (Index s = 0; s < scales; ++s) {
         uses.output[s] = past.output[s];
         uses.square[s] = past.square[s];

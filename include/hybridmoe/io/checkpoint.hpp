@@ -101,8 +101,8 @@ inline std::string groups_text(const std::vector<train::Range>& ranges) {
 
 inline std::string budgets_text(const train::Budgets& b) {
   std::string text = b.sampled ? "sampled" : "fixed";
-  for (const double value : {b.fixed.budget, b.fixed.target, b.least, b.full_until, b.at_full, b.at_least, b.price, b.twins_from,
-                             b.twin_loss, b.gain_loss})
+  for (const double value :
+       {b.fixed.budget, b.fixed.target, b.twins, b.least, b.at_least, b.at_target, b.price, b.twin_loss, b.gain_loss})
     text.append(1, ' ').append(exact(value));
   return text;
 }

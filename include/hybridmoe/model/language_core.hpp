@@ -25,9 +25,10 @@ struct LanguageSizes {
 };
 
 /// Sequences that stand twice in a training call, at full and at a lower budget: what the lower learns from the full one, and
-/// what the complexity learns from what computing more was worth (ops/twin_cross_entropy.hpp, ops/gain.hpp).
+/// what the complexity learns from what computing more was worth (ops/twin_cross_entropy.hpp, ops/gain.hpp). The loss that the
+/// call reports is without the lower ones.
 struct Twins {
-  ops::TwinSpan span{};                         ///< no twins if its count is 0
+  ops::TwinSpan span{};                         ///< no twins if its count is 0; the lower rows are the call's last
   double weight = 0;                            ///< of KL(full ‖ low), per token
   const Index *full = nullptr, *low = nullptr;  ///< rows at full and at the least budget whose gain is taken, where kernels read
   Index gains = 0;                              ///< how many; at most half the rows

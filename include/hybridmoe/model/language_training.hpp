@@ -89,7 +89,8 @@ HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::head_l
     };
     ops::head_pieces(rows, head_rows, &twins.span, twins.span.count > 0 ? 1 : 0, one, pair);
   }
-  call.space.each(1, ops::SumInOrder{rows, s.losses, loss});
+  HYBRIDMOE_ASSERT(twins.span.count == 0 || twins.span.low + twins.span.count == rows);
+  call.space.each(1, ops::SumInOrder{rows - twins.span.count, s.losses, loss});
 }
 
 /// Adds the gradient by the complexity of what computing more was worth.

@@ -31,7 +31,8 @@ struct FitReport {
 template <class Language, class T, class Space>
 Result<FitReport> fit(TrainerCore<Language, T, Space>& trainer, const FitOptions& options) {
   FitReport report;
-  const double flops = CoreAccount<Language>::flops_per_token(trainer.model().layout(), trainer.options().length).training,
+  const double rows = static_cast<double>(trainer.rows_per_step()) / static_cast<double>(trainer.tokens_per_step()),
+               flops = rows * CoreAccount<Language>::flops_per_token(trainer.model().layout(), trainer.options().length).training,
                peak = peak_flops(trainer.model().space());
   Progress progress(flops, peak);
   const Stopwatch watch;

@@ -15,7 +15,7 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::train {
 
 struct Options {
-  Index batch = 16;      ///< sequences per micro-batch
+  Index batch = 16;      ///< sequences per micro-batch, without twins (budgets)
   Index length = 256;    ///< tokens per sequence
   Index accumulate = 1;  ///< micro-batches per step
   AdamW optimizer{};
@@ -47,7 +47,7 @@ struct Observed {
 
 struct StepReport {
   Index step = 0;            ///< which step this was, from 0
-  double loss = 0;           ///< mean cross-entropy of the step's targets before the update, nats per token
+  double loss = 0;           ///< mean cross-entropy of the batch's targets before the update, without twins, nats per token
   double gradient_norm = 0;  ///< before clipping
   double rate = 0;
 };
@@ -80,7 +80,9 @@ class TrainerCore {
   void observe(Index windows, const Condition& condition, const Each& each);
 
   Index steps_done() const { return step_; }
-  Index tokens_per_step() const { return rows() * options_.accumulate; }
+  /// Of the text; and rows that are computed for them, twins included.
+  Index tokens_per_step() const { return options_.batch * options_.length * options_.accumulate; }
+  Index rows_per_step() const { return rows() * options_.accumulate; }
   const Options& options() const { return options_; }
   Parameters& model() { return *model_; }
   const Parameters& model() const { return *model_; }
@@ -109,9 +111,15 @@ class TrainerCore {
   Status has_memory() const;
 
  private:
-  Index rows() const { return options_.batch * options_.length; }
-  static Index arena_bytes(const Parameters& model, const Options& options, Index batch) {
-    return Language::template training_bytes<T>(model.layout(), Extent{batch * options.length, batch, true}, options.recompute);
+  /// The batch's, and their twins'.
+  static Index sequences_of(const Options& options) {
+    return options.batch + BudgetDraw::twins_of(options.budgets, options.batch);
+  }
+  Index sequences() const { return sequences_of(options_); }
+  Index rows() const { return sequences() * options_.length; }
+  static Index arena_bytes(const Parameters& model, const Options& options, Index sequences) {
+    return Language::template training_bytes<T>(model.layout(), Extent{sequences * options.length, sequences, true},
+                                                options.recompute);
   }
   static Error out_of_memory(Index bytes) {
     return {Code::out_of_memory, "no memory for gradients, moments and tapes", "training", Error::unset, bytes, {}};
@@ -179,8 +187,7 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
   if (!(s.peak >= 0 && math::is_finite(s.peak) && s.last >= 0 && math::is_finite(s.last)))
     return Error{Code::bad_argument, "Options::schedule: peak and last must be finite numbers and not negative"};
   const Budgets& b = options.budgets;
-  for (const double part :
-       {b.fixed.budget, b.fixed.target, b.least, b.full_until, b.at_full, b.at_least, b.at_full + b.at_least, b.twins_from})
+  for (const double part : {b.fixed.budget, b.fixed.target, b.twins, b.least, b.at_least, b.at_target})
     if (!(part >= 0 && part <= 1))
       return Error{Code::bad_argument, "Options::budgets: budgets, targets and parts must lie in [0, 1]"};
   if (!(b.price >= 0 && b.twin_loss >= 0 && b.gain_loss >= 0))
@@ -195,10 +202,10 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
 
 template <class Language, class T_, class Space_>
 auto TrainerCore<Language, T_, Space_>::reserve(const Parameters& model, const Options& options) -> Result<exec::Buffer<Space>> {
-  constexpr Index beyond = Index{1} << 47;  // any machine's addresses
-  if (options.batch > beyond / arena_bytes(model, options, 1)) return out_of_memory(beyond);
+  constexpr Index beyond = Index{1} << 47;                                                        // any machine's addresses
+  if (options.batch > beyond / 2 / arena_bytes(model, options, 1)) return out_of_memory(beyond);  // each may have a twin
   // The largest piece first, so that a request that is out of all proportion ends here.
-  const Index bytes = arena_bytes(model, options, options.batch);
+  const Index bytes = arena_bytes(model, options, sequences_of(options));
   exec::Buffer<Space> arena(model.space(), bytes);
   if (!arena) return out_of_memory(4 * model.size_bytes() + bytes);
   return Result<exec::Buffer<Space>>(std::move(arena));
@@ -214,7 +221,7 @@ TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& te
       first_(model.space(), model.size_bytes()),
       second_(model.space(), model.size_bytes()),
       arena_(std::move(arena)),
-      indices_(model.space(), BatchPlan::index_count(rows(), options.batch) * static_cast<Index>(sizeof(Index))),
+      indices_(model.space(), BatchPlan::index_count(rows(), sequences()) * static_cast<Index>(sizeof(Index))),
       tokens_(model.space(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t))),
       scalars_(model.space(), (2 + divide_up(model.size(), update_block)) * static_cast<Index>(sizeof(double))),
       host_tokens_(to_size(2 * rows())),
@@ -231,8 +238,8 @@ TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& te
                                     layout.data());
   const Index errors = ruled_.empty() ? 0 : ruled_.back().errors + ruled_.back().count;
   errors_ = exec::Buffer<Space>(model.space(), errors * static_cast<Index>(sizeof(T)));
-  BatchPlan plan(rows(), options_.batch);
-  for (Index b = 0; b < options_.batch; ++b) plan.add(b, 0, options_.length);
+  BatchPlan plan(rows(), sequences());
+  for (Index b = 0; b < sequences(); ++b) plan.add(b, 0, options_.length);
   if (indices_) indices_.copy_in(plan.data(), plan.count() * static_cast<Index>(sizeof(Index)));
   batch_ = plan.view(indices_.template as<Index>());
 }
@@ -241,7 +248,7 @@ template <class Language, class T_, class Space_>
 Status TrainerCore<Language, T_, Space_>::has_memory() const {
   if (gradient_ && first_ && second_ && arena_ && indices_ && tokens_ && scalars_ && errors_ && conditions_ && twins_ && used_)
     return Done{};
-  return out_of_memory(4 * model_->size_bytes() + arena_bytes(*model_, options_, options_.batch));
+  return out_of_memory(4 * model_->size_bytes() + arena_bytes(*model_, options_, sequences()));
 }
 
 template <class Language, class T_, class Space_>
@@ -250,11 +257,11 @@ Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
   StepReport report{step_, 0, 0, options_.schedule.rate(step_)};
   for (Index micro = 0; micro < options_.accumulate; ++micro) {
     const Index number = step_ * options_.accumulate + micro;
-    const BudgetDraw draw(options_.budgets, key(), static_cast<std::uint64_t>(number), options_.batch, progress());
+    const BudgetDraw draw(options_.budgets, key(), static_cast<std::uint64_t>(number), options_.batch);
     load_windows(
         [&](Index b) { return text_->training_window(key(), number * options_.batch + draw.window(b), options_.length); });
     load_conditions([&](Index b) { return draw.of(b); });
-    const double loss = run(true, micro, load_twins(draw)) / static_cast<double>(rows());
+    const double loss = run(true, micro, load_twins(draw)) / static_cast<double>(options_.batch * options_.length);
     if (!math::is_finite(loss)) return not_finite("the loss");
     report.loss += loss / static_cast<double>(options_.accumulate);
   }
@@ -287,8 +294,8 @@ void TrainerCore<Language, T_, Space_>::observe(Index windows, const Condition& 
   const Index all = text_->validation_windows(options_.length), length = options_.length;
   const Index count = windows <= 0 ? all : smaller(windows, all);
   load_conditions([&](Index) { return condition; });
-  for (Index first = 0; first < count; first += options_.batch) {
-    const Index now = smaller(options_.batch, count - first);
+  for (Index first = 0; first < count; first += sequences()) {
+    const Index now = smaller(sequences(), count - first);
     load_windows([&](Index b) { return text_->validation_window(first + smaller(b, now - 1), length); }, now);
     run(false, 0, {});
     exec::Memory<Space>::copy_out(model_->space(), host_losses_.data(), reinterpret_cast<const std::byte*>(sight_.losses),
@@ -308,7 +315,7 @@ void TrainerCore<Language, T_, Space_>::observe(Index windows, const Condition& 
 template <class Language, class T_, class Space_>
 template <class Of>
 void TrainerCore<Language, T_, Space_>::load_conditions(Of&& of) {
-  for (Index b = 0; b < options_.batch; ++b) {
+  for (Index b = 0; b < sequences(); ++b) {
     const Condition condition = of(b);
     for (Index row = b * options_.length; row < (b + 1) * options_.length; ++row) {
       host_conditions_[to_size(row)] = static_cast<T>(condition.budget);
@@ -320,19 +327,19 @@ void TrainerCore<Language, T_, Space_>::load_conditions(Of&& of) {
 
 template <class Language, class T_, class Space_>
 Twins TrainerCore<Language, T_, Space_>::load_twins(const BudgetDraw& draw) {
-  const Index length = options_.length, span = draw.twins() * length;
+  const Index length = options_.length, span = draw.twins() * length, beside = options_.batch * length;
   if (span == 0) return {};
   Index gains = 0, *const full = host_twins_.data(), *const low = full + span;
-  for (Index pair = 0; pair < draw.twins(); ++pair) {
-    if (!draw.at_least(pair)) continue;
+  for (Index twin = 0; twin < draw.twins(); ++twin) {
+    if (!draw.at_least(twin)) continue;
     for (Index i = 0; i < length; ++i, ++gains) {
-      full[gains] = pair * length + i;
-      low[gains] = span + pair * length + i;
+      full[gains] = twin * length + i;
+      low[gains] = beside + twin * length + i;
     }
   }
   twins_.copy_in(host_twins_.data(), 2 * span * static_cast<Index>(sizeof(Index)));
   const Index* const where = twins_.template as<Index>();
-  return {{0, span, span}, options_.budgets.twin_loss, where, where + span, gains, options_.budgets.gain_loss};
+  return {{0, beside, span}, options_.budgets.twin_loss, where, where + span, gains, options_.budgets.gain_loss};
 }
 
 /// Fills tokens and targets; windows beyond `used` get no target.
@@ -342,7 +349,7 @@ void TrainerCore<Language, T_, Space_>::load_windows(Start&& start, Index used) 
   const std::int32_t* const source = text_->tokens();
   std::int32_t* const token = host_tokens_.data();
   std::int32_t* const target = token + rows();
-  for (Index b = 0; b < options_.batch; ++b) {
+  for (Index b = 0; b < sequences(); ++b) {
     const Index at = start(b);
     for (Index i = 0; i < options_.length; ++i) {
       token[b * options_.length + i] = source[at + i];

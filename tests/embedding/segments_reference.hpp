@@ -131,7 +131,7 @@ struct SegmentReference {
       for (std::size_t s = 0; s < 3; ++s) {
         if (last[s] == nullptr) continue;
         Values v = last[s]->vector;
-        double factor = (emphasis.empty() ? 1 : emphasis[t * 3 + s]) / static_cast<double>(size);
+        double factor = emphasis.empty() ? 1 : emphasis[t * 3 + s];
         if (normed) {
           const double alpha = find("exponent")[s];
           factor *= std::pow(std::sqrt(square[s]), -alpha) * std::pow(std::sqrt(mean / present), alpha - 1);

@@ -20,7 +20,7 @@ using Driven = hm::check::Driven<Description, hm::check::Drive<hm::stream::Compl
 TEST_CASE("a block with norms before and after both sublayers keeps the laws") {
   test::laws_everywhere<
       Driven<hm::Block<Mixer, hm::channel::SwiGlu<16>, block::Norm<norm::Adaptive<>>, block::PostNorm<norm::Rms<>>,
-                       block::ChannelPostNorm<norm::Adaptive<norm::GainStart::one>>>>,
+                       block::ChannelPostNorm<norm::Adaptive<norm::GainStart::by_depth>>>>,
       Env>();
 }
 TEST_CASE("a parallel block with norms without weights after both sublayers keeps the laws") {

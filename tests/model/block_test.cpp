@@ -107,7 +107,7 @@ void check_block(bool parallel, const std::set<std::string>& norms) {
 
 using Mixer = hm::channel::SwiGlu<12>;
 using Channel = hm::channel::SwiGlu<10>;
-using Adaptive = norm::Adaptive<>;
+using Adaptive = norm::Adaptive<norm::GainStart::by_depth>;
 
 }  // namespace
 
@@ -156,10 +156,10 @@ TEST_CASE("gains start by depth before sublayers and as outputs of sublayers aft
       const double gain = at((layer + before + ".weight").c_str());
       CHECK(std::fabs(gain - (adaptive ? 1 / std::sqrt(l + 1.0) : 1)) < 1e-12);
     }
-    CHECK(std::fabs(at((layer + "mixer_post_norm.weight").c_str()) - 0.025) < 1e-8);  // 0.1/√(2·8), whatever the depth
+    CHECK(std::fabs(at((layer + "mixer_post_norm.weight").c_str()) - 0.0075) < 1e-8);  // 0.03/√(2·8), whatever the depth
     if (!adaptive) {
       CHECK(at((layer + "mixer_post_norm.strength").c_str()) == 4);
-      CHECK(std::fabs(at((layer + "channel_post_norm.weight").c_str()) - 0.025) < 1e-8);
+      CHECK(std::fabs(at((layer + "channel_post_norm.weight").c_str()) - 0.0075) < 1e-8);
       CHECK(at((layer + "channel_post_norm.bias").c_str()) == 0);
     }
   }

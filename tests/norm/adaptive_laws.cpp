@@ -12,7 +12,8 @@ using Odd = hybridmoe::Environment<33, 50, 7>;
 
 TEST_CASE("the adaptive norm keeps the laws") { test::laws_everywhere<norm::Adaptive<>, Env>(); }
 TEST_CASE("the adaptive norm with complexity and decisions keeps the laws") {
-  using Driven = check::Driven<norm::Adaptive<norm::GainStart::one, norm::Epsilon<1, 10>>, check::Drive<stream::Complexity, 1>,
-                               check::Drive<stream::Decisions, hybridmoe::Decision::fields + hybridmoe::Decision::scales>>;
+  using Driven =
+      check::Driven<norm::Adaptive<norm::GainStart::by_depth, norm::Epsilon<1, 10>>, check::Drive<stream::Complexity, 1>,
+                    check::Drive<stream::Decisions, hybridmoe::Decision::fields + hybridmoe::Decision::scales>>;
   test::laws_everywhere<Driven, Odd>();
 }

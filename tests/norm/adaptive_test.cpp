@@ -178,7 +178,7 @@ TEST_CASE("the adaptive norm of zeros, of large and of small rows is finite") {
   for (const float v : run.d_decisions) CHECK(hm::math::is_finite(v));
 }
 
-TEST_CASE("gains of adaptive norms start by depth within the layers of a model, and at 1 elsewhere") {
+TEST_CASE("gains of adaptive norms start at 1; or by depth within the layers of a model, and at 1 elsewhere") {
   const auto started = [](auto description, const hm::Name& name) {
     using Layer = typename decltype(description)::template Layer<hm::Environment<8, 16>>;
     typename Layer::template Parameters<double, hm::Flat> p{};
@@ -190,10 +190,11 @@ TEST_CASE("gains of adaptive norms start by depth within the layers of a model, 
   };
   const hm::Name root{};
   const hm::Name layers = root / "layers", third = layers / 3, first = layers / 0, experts = third / "experts";
-  CHECK(started(norm::Adaptive<>{}, third / "mixer_norm") == 0.5);
-  CHECK(started(norm::Adaptive<>{}, first / "mixer_norm") == 1);
-  CHECK(started(norm::Adaptive<>{}, experts / 8) == 0.5);
-  CHECK(started(norm::Adaptive<>{}, root / "final_norm") == 1);
-  CHECK(started(norm::Adaptive<>{}, root / 8) == 1);
-  CHECK(started(norm::Adaptive<norm::GainStart::one>{}, third / "mixer_norm") == 1);
+  using ByDepth = norm::Adaptive<norm::GainStart::by_depth>;
+  CHECK(started(ByDepth{}, third / "mixer_norm") == 0.5);
+  CHECK(started(ByDepth{}, first / "mixer_norm") == 1);
+  CHECK(started(ByDepth{}, experts / 8) == 0.5);
+  CHECK(started(ByDepth{}, root / "final_norm") == 1);
+  CHECK(started(ByDepth{}, root / 8) == 1);
+  CHECK(started(norm::Adaptive<>{}, third / "mixer_norm") == 1);
 }

@@ -126,7 +126,7 @@ class ByHand {
 train::Group unusual_groups(const std::string& name, const hm::Trait& trait) {
   if (name == "embedding.weight") return {0.5, 0};
   if (name == "position.weight") return {0, 1};
-  return train::decay_matrices(name, trait);
+  return train::by_trait(name, trait);
 }
 
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
@@ -140,9 +140,14 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
 
 }  // namespace
 
+TEST_CASE("by default traits say how fast tensors learn and which decay") {
+  CHECK(train::by_trait("x", hm::Trait::weight()) == train::Group{1, 1});
+  CHECK(train::by_trait("x", hm::Trait::gain().at_speed(10)) == train::Group{10, 0});
+}
+
 TEST_CASE("training steps are the formulas: gradient of the windows, clipping, AdamW with groups, schedule") {
   const train::Text text = dense_text();
-  for (const train::GroupRule rule : {&train::decay_matrices, &unusual_groups})
+  for (const train::GroupRule rule : {&train::by_trait, &unusual_groups})
     for (const double clip : {0.0, 0.3}) {
       const train::Options options{.batch = 3,
                                    .length = 20,

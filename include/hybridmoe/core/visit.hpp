@@ -53,11 +53,17 @@ struct Trait {
   Update update = Update::gradient;
   float rate = 0;         ///< of Update::sign and Update::integral
   bool by_depth = false;  ///< its start is scaled by 1/√(l + 1) in layer l of the model, and left as it is outside the layers
+  float speed = 1;        ///< factor on the learning rate: an optimizer's steps are all of one size, what they do is not
 
   static constexpr Trait weight(float deviation = 0.02f) { return {.a = deviation}; }
   static constexpr Trait output(float deviation = 0.02f) { return {.a = deviation, .residual = true}; }
   static constexpr Trait gain(float value = 1.0f) { return {.start = Start::constant, .a = value, .decay = false}; }
   static constexpr Trait bias() { return gain(0.0f); }
+  constexpr Trait at_speed(float factor) const {
+    Trait trait = *this;
+    trait.speed = factor;
+    return trait;
+  }
   /// A value that a rule of its own changes.
   static constexpr Trait controlled(Update update, float rate, float value = 0.0f) {
     return {.start = Start::constant, .a = value, .decay = false, .update = update, .rate = rate};

@@ -9,8 +9,8 @@
 ///   must be cut (ops/segment_cuts.hpp)
 ///   v_g = RMSNorm_s(W_s Σ softmax(a_s·child) child), children: tokens' u, phrases, sentences
 ///   Ω_g = p at a wanted cut (1 at a forced one) · Π over declined decisions (1 − p)
-///   x⁰_t = e_t + λ⊙u_t + Σ_s ε_s W'_s v_{s, last closed}/D_s, W' zero at the start, ε the emphasis in stream::Decisions
-///   (neutral: 1); λ⊙u is the scale of the tokens themselves
+///   x⁰_t = e_t + λ⊙u_t + Σ_s ε_s W'_s v_{s, last closed}, W' zero at the start, ε the emphasis in stream::Decisions (neutral:
+///   1); λ⊙u is the scale of the tokens themselves
 ///
 /// A segment cut before t ends at t − 1 and is visible from row t on. The derivative is at fixed segmentation; log Ω in the
 /// logits of attention teaches the boundaries, and bias_s follows the mean length (an integral controller).
@@ -65,9 +65,9 @@ struct Segments {
 
     static void visit(auto&& f, const Name& at, auto&... p) {
       constexpr std::string_view scale[] = {"phrase", "sentence", "paragraph"};
-      f(at / "taps", Trait::gain(0.25f), p.taps...);
+      f(at / "taps", Trait::gain(0.25f).at_speed(options.speed), p.taps...);
       f(at / "token_norm" / "weight", Trait::gain(), p.token_norm...);
-      f(at / "token_output", Trait::gain(options.token), p.token_output...);
+      f(at / "token_output", Trait::gain(options.token).at_speed(options.speed), p.token_output...);
       if constexpr (learned) {
         f(at / "boundary" / "weight", Trait::weight(), p.boundary...);
         // What is alike after W_q and W_k is alike from the first step on: W_k starts at W_q.
@@ -84,7 +84,10 @@ struct Segments {
       for (Index s = 0; s < scales; ++s) {
         f(at / scale[s] / "norm" / "weight", Trait::gain(), p.norm[s]...);
         if constexpr (normed) f(at / scale[s] / "gain", Trait::gain(), p.gain[s]...);
-        f(at / scale[s] / "output" / "weight", Trait{.start = Start::constant, .a = 0, .residual = true}, p.output[s]...);
+        // A step of every entry moves W'v by D_s times as much as one moves an embedding: within fifty steps segments would bury
+        // the tokens.
+        constexpr Trait zero{.start = Start::constant, .a = 0, .residual = true, .speed = 2.0f / static_cast<float>(size)};
+        f(at / scale[s] / "output" / "weight", zero, p.output[s]...);
       }
       if constexpr (normed) f(at / "exponent", Trait::gain(), p.exponent...);
     }
@@ -309,11 +312,8 @@ struct Segments {
     }
     template <class T>
     HYBRIDMOE_FUNCTION static ops::SegmentUses<T> uses_of(const auto& p, const Tape<T>& tape, const SegmentPast<Shape, T>& past) {
-      // An optimizer whose steps are all of one size moves W'v by up to D_s steps at once, an embedding by one: without the
-      // factor a few dozen steps bury the tokens under their segments.
       ops::SegmentUses<T> uses{
-          tape.segments.count, {}, {}, {past.vector[0], past.vector[1]}, first_element<const T, normed>(p.exponent),
-          T(1) / T(size)};
+          tape.segments.count, {}, {}, {past.vector[0], past.vector[1]}, first_element<const T, normed>(p.exponent)};
       for (Index s = 0; s < scales; ++s) {
         uses.output[s] = past.output[s];
         uses.square[s] = past.square[s];

@@ -18,7 +18,7 @@ enum class GainStart {
 
 /// α = ½ + ½σ(strength + by_complexity·(2c − 1) + shift): `strength` starts at 4 (α ≈ 0.991), `by_complexity` at 0. Reads
 /// c = stream::Complexity (absent: ½) and shift = Decision::norm of its layer in stream::Decisions (absent: 0).
-template <GainStart start = GainStart::by_depth, class Epsilon_ = Epsilon<1, 1'000'000>>
+template <GainStart start = GainStart::one, class Epsilon_ = Epsilon<1, 1'000'000>>
 struct Adaptive {
   template <class Env>
   struct Layer {

@@ -1,8 +1,8 @@
 #pragma once
 /// @file segment_uses.hpp
 /// What each row takes of the segments last closed before it: x_t += Σ_s ε_s f_{s,t} z_s, z_s = W'_s (γ_s⊙) v_s, and the vectors
-/// of phrase and sentence. With normalisation across scales f_{s,t} = common·r_s^{−α_s} ρ_t^{α_s−1}, r_s² = mean v_s² + 10⁻⁶,
-/// ρ_t² = mean of r_s² over the scales present at t; else f = common. And back.
+/// of phrase and sentence. With normalisation across scales f_{s,t} = r_s^{−α_s} ρ_t^{α_s−1}, r_s² = mean v_s² + 10⁻⁶,
+/// ρ_t² = mean of r_s² over the scales present at t; else f = 1. And back.
 
 #include <hybridmoe/ops/segment_pool.hpp>
 
@@ -35,11 +35,10 @@ struct SegmentUses {
   static constexpr Index scales = SegmentLimits::scales;
   const SegmentCount* count;  ///< [rows]
   NumberedRows<T> output[scales], square[scales], vector[scales - 1];
-  const T* exponent;  ///< [scales] α, or null: f = common
-  T common;           ///< factor of every f
+  const T* exponent;  ///< [scales] α, or null: f = 1
 };
 
-/// f of each scale that is present, by squares of the present scales: log f = log common + ½((α−1) log ρ² − α log r²).
+/// f of each scale that is present, by squares of the present scales: log f = ½((α−1) log ρ² − α log r²).
 template <class T>
 struct ScaleFactors {
   static constexpr Index scales = SegmentLimits::scales;
@@ -50,7 +49,7 @@ struct ScaleFactors {
   HYBRIDMOE_FUNCTION ScaleFactors(const SegmentUses<T>& uses, Index row, Index sequence) {
     for (Index s = 0; s < scales && uses.count[row].closed[s] > 0; ++s) {
       ++present;
-      factor[s] = uses.common;
+      factor[s] = T(1);
       if (uses.exponent == nullptr) continue;
       square[s] = *uses.square[s].at(sequence, uses.count[row].closed[s] - 1);
       log_square[s] = math::log(square[s]);
@@ -60,7 +59,7 @@ struct ScaleFactors {
     mean /= T(present);
     log_mean = math::log(mean);
     for (Index s = 0; s < present; ++s)
-      factor[s] = uses.common * math::exp(T(0.5) * ((uses.exponent[s] - T(1)) * log_mean - uses.exponent[s] * log_square[s]));
+      factor[s] = math::exp(T(0.5) * ((uses.exponent[s] - T(1)) * log_mean - uses.exponent[s] * log_square[s]));
   }
 };
 

@@ -26,9 +26,11 @@ struct Group {
   friend bool operator==(const Group&, const Group&) = default;
 };
 
-/// Decides a tensor's group. The default decays matrices and leaves gains, biases and decays alone.
+/// Decides a tensor's group. The default follows the traits: their speeds; matrices decay, gains, biases and decays do not.
 using GroupRule = Group (*)(const std::string& name, const Trait& trait);
-inline Group decay_matrices(const std::string&, const Trait& trait) { return {1, trait.decay ? 1.0 : 0.0}; }
+inline Group by_trait(const std::string&, const Trait& trait) {
+  return {static_cast<double>(trait.speed), trait.decay ? 1.0 : 0.0};
+}
 
 /// A run of neighbouring parameters of one group.
 struct Range {

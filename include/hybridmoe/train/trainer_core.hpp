@@ -20,7 +20,7 @@ struct Options {
   Index accumulate = 1;  ///< micro-batches per step
   AdamW optimizer{};
   Schedule schedule{};
-  GroupRule groups = &decay_matrices;
+  GroupRule groups = &by_trait;
   double clip = 1.0;       ///< largest global gradient norm; 0 turns clipping off
   float dropout = 0;       ///< on the embedding and on every sublayer's output
   bool auxiliary = true;   ///< auxiliary losses of routers

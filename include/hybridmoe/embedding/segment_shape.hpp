@@ -14,7 +14,7 @@ struct SegmentOptions {
   Index width = 0;      ///< elements of a segment's vector (0: a quarter of the model's width)
   Index boundary = 32;  ///< elements in which neighbouring tokens are compared
   float token = 0.02f;  ///< λ at the start: as much as embeddings start with
-  float speed = 10;     ///< of λ and κ in training (Trait::speed): they say how much of the neighbours every layer sees
+  float speed = 30;     ///< of λ and κ in training (Trait::speed): they say how much of the neighbours every layer sees
   float rate = 0.05f;   ///< by which a boundary bias follows (mean length − aim)/aim of a step
 };
 

@@ -23,7 +23,7 @@ int main(int count, char** words) {
   //! [train]
   hm::Model<Mine, hm::f32> model{hm::Seed{1}};
   hm::train::Options options{.batch = 8, .length = 128, .schedule = {.peak = 3e-3, .warmup = 10}};
-  options.budgets.sampled = true;  // half of the sequences stand beside the batch again, at lower budgets
+  options.budgets.sampled = true;  // every sequence stands beside the batch again, at a lower budget
   auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, options);
   if (!trainer) return fail(trainer.error());
   const auto report = hm::train::fit(*trainer, {.seconds = count > 2 ? std::atof(words[2]) : 60.0, .progress = false});

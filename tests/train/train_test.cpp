@@ -473,7 +473,7 @@ TEST_CASE("a model learns a tiny text by heart") {
 }
 
 TEST_CASE("the batch spends everything; twins beside it are drawn by the shares that are promised") {
-  const train::Budgets budgets{.sampled = true, .least = 0.25};
+  const train::Budgets budgets{.sampled = true, .twins = 0.5, .least = 0.25, .at_least = 0.5};
   double uniform = 0, targets = 0;
   int drawn = 0, spend_all = 0, first_place = 0;
   constexpr int draws = 1000;

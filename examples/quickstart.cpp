@@ -30,8 +30,8 @@ int main(int count, char** words) {
   if (!text) return fail(text.error());
   hm::Model<Small, hm::f32, Space> model{hm::Seed{7}};
   hm::train::Options training{.batch = 4, .length = 256, .schedule = {.peak = 3e-3, .warmup = 50}};
-  training.budgets = {.sampled = true,
-                      .twins = 0.25};  // one sequence learns at a lower budget too: one set of weights serves all
+  // Half of the sequences learn at lower budgets too: one set of weights serves all.
+  training.budgets = {.sampled = true, .twins = 0.5, .at_least = 0.5};
   auto trainer = hm::train::Trainer<decltype(model)>::create(model, *text, training);
   if (!trainer) return fail(trainer.error());
   const bool resume = option("--resume", nullptr) != nullptr;

@@ -31,7 +31,7 @@ inline constexpr float post_gain = 0.03f;
 
 /// A norm of what the mixer gives, before it is added: h = x + post(mixer(norm x)), beside the norm before the mixer (Gemma 2;
 /// default none). However small the mixer's output is, the stream grows by the norm's gain. So its tensor named `weight` starts
-/// at 0.03/√(2·layers) of what the norm says: then all sublayers together add about as much as embeddings are, 0.02 per element.
+/// at 0.03/√(2·layers) of what the norm says: then all sublayers together add about 0.03 per element, beside embeddings of 0.02.
 /// Started at 1/√(2·layers) or at 1, what they add drowns the embeddings, and training is slower by far (docs/parts/norm.md).
 /// A gain of the form 1 + weight (norm::Gain::one_plus_weight) starts at 1 all the same.
 template <class Description>

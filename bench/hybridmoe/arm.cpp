@@ -1,7 +1,7 @@
 // One run of docs/results/hybridmoe-plan.md: trains the model ARM and appends one line of JSON to a file. Saves every 100 steps;
 // started again, it goes on bit for bit.
 //   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
-//   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per row; nothing else
+//   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per token; nothing else
 //   arm_NAME --price L --gain G --twins P --least P --target P --sampled 0|1 ...   for trials of Budgets
 //   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>

@@ -29,12 +29,6 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T sum_of_weights(const Index* expert, const 
   return sum;
 }
 
-/// Whether a budget took weight from a row. (Not a number: yes, so that it is handed on.)
-template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool lacks_weight(T got, T unbounded) {
-  return !(got >= unbounded);
-}
-
 /// 1 − G of each row, and a list of one expert (the stand-in) where that is not 0.
 template <class T, Index most>
 struct StandInKernel {
@@ -48,7 +42,7 @@ struct StandInKernel {
     const Index end = smaller(rows, (item + 1) * stand_in_rows);
     for (Index row = item * stand_in_rows; row < end; ++row) {
       const T got = sum_of_weights<most>(expert + row * most, weight + row * most);
-      const bool lacks = lacks_weight(got, unbounded[row]);
+      const bool lacks = !(got >= unbounded[row]);  // not a number: yes, so that it is handed on
       rest[row] = lacks ? T(1) - (got + T(stand_in_floor)) / (unbounded[row] + T(stand_in_floor)) : T(0);
       use[row] = lacks ? 0 : -1;
     }
@@ -60,7 +54,7 @@ template <class T, Index most>
 struct StandInBackwardKernel {
   Index rows;
   const Index* expert;
-  const T *weight, *unbounded, *d_rest;  ///< unbounded and d_rest null: no stand-in
+  const T *weight, *unbounded, *d_rest;  ///< unbounded and d_rest null: no stand-in; d_rest 0 in rows that do without it
   StreamRows<T> target;
   double price;  ///< of an expert of a row whose target is 0
   T factor;      ///< call.auxiliary/rows
@@ -71,10 +65,10 @@ struct StandInBackwardKernel {
     for (Index row = item * stand_in_rows; row < end; ++row) {
       T d = factor * price_of(price, target.at(row, 0, T(1)));
       if (d_rest != nullptr) {
-        const T got = sum_of_weights<most>(expert + row * most, weight + row * most);
-        const T by_got = lacks_weight(got, unbounded[row]) ? -d_rest[row] / (unbounded[row] + T(stand_in_floor)) : T(0);
+        const T got = sum_of_weights<most>(expert + row * most, weight + row * most) + T(stand_in_floor);
+        const T by_got = -d_rest[row] / (unbounded[row] + T(stand_in_floor));
         d += by_got;
-        d_unbounded[row] = -by_got * (got + T(stand_in_floor)) / (unbounded[row] + T(stand_in_floor));
+        d_unbounded[row] = -by_got * got / (unbounded[row] + T(stand_in_floor));
       }
       for (Index i = row * most; i < (row + 1) * most && expert[i] >= 0; ++i) dweight[i] += d;
     }

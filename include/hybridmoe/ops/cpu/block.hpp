@@ -53,6 +53,10 @@ inline constexpr int block_rows = register_count == 32 ? 13 : 6;
 inline constexpr int gradient_rows = block_rows > 12 ? 12 : block_rows;
 /// Rows of a block of four registers of columns, or 0 where the narrow block is as good for few rows.
 inline constexpr int wide_rows = register_count == 32 ? 0 : 3;
+/// Panels of T that one row takes side by side. A row waits for memory, and where registers are few and short a processor brings
+/// more by two streams that it finds itself than by one that is asked for.
+template <class T>
+inline constexpr Index row_panels = register_count == 16 && panel_width == 4 * register_lanes<T> ? 2 : 1;
 /// Columns that the narrow block takes at a time.
 template <class T>
 inline constexpr int block_columns = 2 * register_lanes<T>;
@@ -143,6 +147,35 @@ template <class T, int lanes, int rows, int registers, int a_step = 0>
   }
 }
 
+/// One row times row_panels whole panels, the next one `apart` numbers behind each.
+template <class T>
+[[gnu::noinline]] void multiply_row(Index depth, Index apart, const Operands<T>& operands) {
+  constexpr int lanes = register_lanes<T>, registers = static_cast<int>(panel_width) / lanes, panels = row_panels<T>;
+  using V = Vector<T, lanes>;
+  const auto [a, a_row, a_k, b, b_row, start, start_row, c, c_row, next, next_k, c_ahead] = operands;
+  V sum[panels][registers];
+#pragma GCC unroll 2
+  for (int p = 0; p < panels; ++p) {
+#pragma GCC unroll 4
+    for (int j = 0; j < registers; ++j) sum[p][j] = start == nullptr ? V{} : load<T, lanes>(start + p * panel_width + j * lanes);
+  }
+  const T* line = b;
+  for (Index k = 0; k < depth; ++k, line += panel_width) {
+    const V factor = splat<T, lanes>(a[k * a_k]);
+#pragma GCC unroll 2
+    for (int p = 0; p < panels; ++p) {
+#pragma GCC unroll 4
+      for (int j = 0; j < registers; ++j)
+        sum[p][j] = fused_lanes(factor, load<T, lanes>(line + p * apart + j * lanes), sum[p][j]);
+    }
+  }
+#pragma GCC unroll 2
+  for (int p = 0; p < panels; ++p) {
+#pragma GCC unroll 4
+    for (int j = 0; j < registers; ++j) store<T, lanes>(c + p * panel_width + j * lanes, sum[p][j]);
+  }
+}
+
 /// A block of 1 … most rows.
 template <class T, int lanes, int registers, int most, int a_step = 0>
 void multiply_rows(Index rows, Index depth, const Operands<T>& operands) {
@@ -217,6 +250,8 @@ void multiply_rest(Index rows, Index depth, const Operands<T>& operands) {
 
 template <class T>
 inline constexpr int block_columns = 8;
+template <class T>
+inline constexpr Index row_panels = 1;
 inline constexpr int block_rows = 4, gradient_rows = block_rows;
 
 /// Any number of rows times `columns` ≤ block_columns columns, for compilers without vector extensions and for devices.

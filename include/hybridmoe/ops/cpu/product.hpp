@@ -102,6 +102,7 @@ struct ProductKernel {
     const Index least = divide_up(item_work, panel_width * larger(1, depth) * larger(smaller(of_group, rows_per_item), 32));
     panels_per_item = of_group > pass_rows ? larger(least, divide_up(count, shares)) : least;
     panels_per_item = larger(1, Parts(count, panels_per_item).size);
+    if (of_group == 1) panels_per_item = larger(panels_per_item, row_panels<T>);
     panel_items = divide_up(count, panels_per_item);
     return row_items * panel_items;
   }
@@ -135,6 +136,17 @@ struct ProductKernel {
     for (Index p = begin; p < until; ++p) {
       const Index column = (first + p) * panel_width;
       const T* const strip = group_panels + (p * depth + k) * panel_width;
+#if HYBRIDMOE_VECTOR
+      if constexpr (row_panels<T> > 1) {
+        if (range.count == 1 && p + row_panels<T> <= until && column + row_panels<T> * panel_width <= columns) {
+          T* const to = c + range.from * columns + column;
+          const T* const start = onward ? to : (bias == nullptr ? nullptr : bias + column);
+          multiply_row(terms, depth * panel_width, Operands<T>{left, left_row, 1, strip, panel_width, start, 0, to, columns});
+          p += row_panels<T> - 1;
+          continue;
+        }
+      }
+#endif
       const T* next = strip;
       if (p + 1 < until) {
         next += depth * panel_width;

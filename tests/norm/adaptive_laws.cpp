@@ -11,9 +11,10 @@ using Env = hybridmoe::Environment<40, 64, 16>;
 using Odd = hybridmoe::Environment<33, 50, 7>;
 
 TEST_CASE("the adaptive norm keeps the laws") { test::laws_everywhere<norm::Adaptive<>, Env>(); }
-TEST_CASE("the adaptive norm with complexity and decisions keeps the laws") {
+TEST_CASE("the adaptive norm with complexity, decisions and budgets keeps the laws") {
   using Driven =
       check::Driven<norm::Adaptive<norm::GainStart::by_depth, norm::Epsilon<1, 10>>, check::Drive<stream::Complexity, 1>,
-                    check::Drive<stream::Decisions, hybridmoe::Decision::fields + hybridmoe::Decision::scales>>;
+                    check::Drive<stream::Decisions, hybridmoe::Decision::fields + hybridmoe::Decision::scales>,
+                    check::Drive<stream::Budget, 1>>;
   test::laws_everywhere<Driven, Odd>();
 }

@@ -28,7 +28,7 @@ struct Run {
   static constexpr Index layer = 1, columns = 2 * hm::Decision::fields + hm::Decision::scales;
   Index rows;
   bool streams = true;
-  Numbers x, dy, c, decisions, weight;
+  Numbers x, dy, c, decisions, weight, by_budget, budget;
   double strength = 4, by_complexity = 0;
   std::vector<T> y, dx, dc, d_decisions;
   Parameters p{}, gradient{};
@@ -39,17 +39,23 @@ struct Run {
         dy(test::numbers(n * width, seed + 1)),
         c(test::numbers(n, seed + 2, 0.2, 0.5)),
         decisions(test::numbers(n * columns, seed + 3)),
-        weight(test::numbers(width, seed + 4, 0.3, 1)) {}
+        weight(test::numbers(width, seed + 4, 0.3, 1)),
+        by_budget(test::numbers(width, seed + 5, 0.4)),
+        budget(test::numbers(n, seed + 6, 0.25, 0.5)) {
+    budget[0] = 1;
+  }
 
   /// Everything is added to 1 where the definition adds.
   void run() {
     for (Index i = 0; i < width; ++i) p.weight[i] = static_cast<T>(weight[at(i)]);
     if constexpr (requires { p.strength; }) {
+      for (Index i = 0; i < width; ++i) p.by_budget[i] = static_cast<T>(by_budget[at(i)]);
       p.strength[0] = static_cast<T>(strength);
       p.by_complexity[0] = static_cast<T>(by_complexity);
     }
     for (std::size_t i = 0; i < sizeof(Parameters) / sizeof(T); ++i) reinterpret_cast<T*>(&gradient)[i] = T(1);
-    const std::vector<T> xt = test::cast<T>(x), dyt = test::cast<T>(dy), ct = test::cast<T>(c), dt = test::cast<T>(decisions);
+    const std::vector<T> xt = test::cast<T>(x), dyt = test::cast<T>(dy), ct = test::cast<T>(c), dt = test::cast<T>(decisions),
+                         bt = test::cast<T>(budget);
     y.assign(x.size(), std::numeric_limits<T>::quiet_NaN());
     dx.assign(x.size(), T(1));
     dc.assign(c.size(), T(1));
@@ -67,6 +73,7 @@ struct Run {
     call.layer = layer;
     if (streams) {
       call.side.set<hm::stream::Complexity>(ct.data(), dc.data(), 1);
+      call.side.set<hm::stream::Budget>(bt.data(), static_cast<T*>(nullptr), 1);
       call.side.set<hm::stream::Decisions>(dt.data(), d_decisions.data(), columns);
     }
     Layer::forward(call, p, hm::Rows<const T, width>{xt.data()}, hm::Rows<T, width>{y.data()}, {}, tape);
@@ -80,9 +87,11 @@ struct Run {
     return 0.5 + 0.5 / (1 + std::exp(-u));
   }
 
+  double gain(Index row, Index i) const { return weight[at(i)] + (streams ? 1 - budget[at(row)] : 0) * by_budget[at(i)]; }
+
   /// Holds what run() left against y_i = γ_i x_i r^{−α} and its derivatives, each written out: ∂r/∂x_j = x_j/(D r).
   void check(double tolerance) const {
-    Numbers expected_weight(at(width), 1);
+    Numbers expected_weight(at(width), 1), expected_by_budget(at(width), 1);
     double expected_strength = 1, expected_slope = 1;
     for (Index row = 0; row < rows; ++row) {
       const double* const in = x.data() + row * width;
@@ -92,12 +101,13 @@ struct Run {
       const double r = std::sqrt(mean + 1e-6), a = alpha(row), power = std::pow(r, -a);
       double by_alpha = 0;
       for (Index i = 0; i < width; ++i) {
-        CHECK(std::fabs(static_cast<double>(y[at(row * width + i)]) - weight[at(i)] * in[i] * power) < tolerance);
+        CHECK(std::fabs(static_cast<double>(y[at(row * width + i)]) - gain(row, i) * in[i] * power) < tolerance);
         expected_weight[at(i)] += given[i] * in[i] * power;
-        by_alpha += given[i] * weight[at(i)] * in[i] * -std::log(r) * power;
-        double by_x = 1 + given[i] * weight[at(i)] * power;
+        expected_by_budget[at(i)] += (streams ? 1 - budget[at(row)] : 0) * given[i] * in[i] * power;
+        by_alpha += given[i] * gain(row, i) * in[i] * -std::log(r) * power;
+        double by_x = 1 + given[i] * gain(row, i) * power;
         for (Index j = 0; j < width; ++j)
-          by_x += given[j] * weight[at(j)] * in[j] * -a * std::pow(r, -a - 1) * in[i] / (static_cast<double>(width) * r);
+          by_x += given[j] * gain(row, j) * in[j] * -a * std::pow(r, -a - 1) * in[i] / (static_cast<double>(width) * r);
         CHECK(std::fabs(static_cast<double>(dx[at(row * width + i)]) - by_x) < tolerance);
       }
       const double s = 2 * a - 1, by_u = by_alpha * 0.5 * s * (1 - s);
@@ -111,6 +121,8 @@ struct Run {
     }
     const double summed = tolerance * static_cast<double>(rows);
     for (Index i = 0; i < width; ++i) CHECK(std::fabs(static_cast<double>(gradient.weight[i]) - expected_weight[at(i)]) < summed);
+    for (Index i = 0; i < width; ++i)
+      CHECK(std::fabs(static_cast<double>(gradient.by_budget[i]) - expected_by_budget[at(i)]) < summed);
     CHECK(std::fabs(static_cast<double>(gradient.strength[0]) - expected_strength) < summed);
     CHECK(std::fabs(static_cast<double>(gradient.by_complexity[0]) - expected_slope) < summed);
   }
@@ -145,12 +157,14 @@ TEST_CASE("the adaptive norm agrees with its definition") {
   check_definition<float>(1e-4);
 }
 
-TEST_CASE("an adaptive norm of strength 1 is RMSNorm, to the bit") {
+TEST_CASE("an adaptive norm of strength 1 is RMSNorm, to the bit, at full budget") {
   const auto compare = [](auto zero) {
     using T = decltype(zero);
     Run<T, 40> adaptive(300);
     Run<T, 40, norm::Rms<Six>> rms(300);
     adaptive.strength = 60;  // σ is 1
+    adaptive.budget.assign(adaptive.budget.size(), 1);
+    adaptive.by_budget.assign(adaptive.by_budget.size(), std::numeric_limits<double>::quiet_NaN());
     adaptive.decisions.assign(adaptive.decisions.size(), 0.25);
     adaptive.run();
     rms.run();
@@ -185,6 +199,7 @@ TEST_CASE("gains of adaptive norms start at 1; or by depth within the layers of 
     Layer::visit(hm::StartTensors{hm::random::key_of(1), 6}, name, p);
     CHECK(p.strength[0] == 4);
     CHECK(p.by_complexity[0] == 0);
+    for (Index i = 0; i < 8; ++i) CHECK(p.by_budget[i] == 0);
     for (Index i = 1; i < 8; ++i) CHECK(p.weight[i] == p.weight[0]);
     return p.weight[0];
   };

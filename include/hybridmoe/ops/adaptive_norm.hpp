@@ -1,12 +1,13 @@
 #pragma once
 /// @file adaptive_norm.hpp
-/// A norm whose strength is a number per row, forward and backward. Per row x of `width` elements:
+/// A norm whose strength is a number per row, and whose gain follows the row's budget, forward and backward. Per row x of `width`
+/// elements:
 ///
-///   r = √(Σx²/width + ε)     α = ½ + ½σ(a + b(2c − 1) + shift)     y = weight ⊙ x·r^{−α}
+///   r = √(Σx²/width + ε)     α = ½ + ½σ(a + b(2c − 1) + shift)     γ = weight + (1 − β)·by_budget     y = γ ⊙ x·r^{−α}
 ///
-/// with c and shift given per row. α = 1 is RMSNorm, and then has its bits: r^{−α} is formed as r^{−1}·r^{1−α}.
+/// with c, shift and β given per row. α = 1 is RMSNorm, and then has its bits: r^{−α} is formed as r^{−1}·r^{1−α}.
 ///
-///   A = Σ weight·dy·x      dx = weight·dy·r^{−α} − (α/width)·x·r^{−α−2}·A      dα = −r^{−α}·log r·A
+///   A = Σ γ·dy·x      dx = γ·dy·r^{−α} − (α/width)·x·r^{−α−2}·A      dα = −r^{−α}·log r·A
 
 #include <hybridmoe/ops/norm.hpp>
 
@@ -39,6 +40,23 @@ struct NormStrength {
   }
 };
 
+/// What decides a row's gain γ.
+template <class T>
+struct NormGain {
+  const T *weight = nullptr, *by_budget = nullptr;  ///< [width] each
+  RowScalar<T> budget{};                            ///< β, and 1 where it is absent; has no gradient
+
+  /// 1 − β. Where it is 0, by_budget is not read.
+  HYBRIDMOE_FUNCTION T saved(Index row) const { return T(1) - budget.at(row, T(1)); }
+};
+/// γ·dy of a row with saved ≠ 0.
+template <class T>
+struct SavedGainSlope {
+  const T *dy, *weight, *by_budget;
+  T saved;
+  HYBRIDMOE_FUNCTION T operator()(Index i) const { return dy[i] * (weight[i] + saved * by_budget[i]); }
+};
+
 /// What forward keeps of a row, [rows] each.
 template <class T>
 struct AdaptiveNormTape {
@@ -48,7 +66,8 @@ struct AdaptiveNormTape {
 template <class T, Index width>
 struct AdaptiveNormForwardKernel {
   Index rows;
-  const T *x, *weight;
+  const T* x;
+  NormGain<T> gain;
   NormStrength<T> strength;
   T epsilon;
   T* y;
@@ -68,65 +87,89 @@ struct AdaptiveNormForwardKernel {
         tape.inverse[row] = inverse;
         tape.scale[row] = scale;
       }
-      for (Index i = 0; i < width; ++i) to[i] = from[i] * scale * weight[i];
+      const T* const weight = gain.weight;
+      if (const T saved = gain.saved(row); saved != T(0)) {
+        const T* const by_budget = gain.by_budget;
+        for (Index i = 0; i < width; ++i) to[i] = from[i] * scale * (weight[i] + saved * by_budget[i]);
+      } else {
+        for (Index i = 0; i < width; ++i) to[i] = from[i] * scale * weight[i];
+      }
     }
   }
 };
 
-/// dx of a block of rows, the gradients that they give to the streams, and their share [blocks, width + 2] of the gradients of
-/// weight, a and b.
+/// dx of a block of rows, the gradients that they give to the streams, and their share [blocks, 2·width + 2] of the gradients of
+/// weight, by_budget, a and b.
 template <class T, Index width>
 struct AdaptiveNormBackwardKernel {
   Index rows;
-  const T *x, *weight;
+  const T* x;
+  NormGain<T> gain;
   NormStrength<T> strength;
   AdaptiveNormTape<T> tape;
   const T* dy;
   T *dx, *share;
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
-    T* const sum = share + item * (width + 2);
-    for (Index i = 0; i < width + 2; ++i) sum[i] = T(0);
+    T* const sum = share + item * (2 * width + 2);
+    for (Index i = 0; i < 2 * width + 2; ++i) sum[i] = T(0);
     const Index end = smaller(rows, (item + 1) * norm_rows<width>);
     for (Index row = item * norm_rows<width>; row < end; ++row) {
-      const T* const from = x + row * width;
       const T* const given = dy + row * width;
-      T* const to = dx + row * width;
-      const T gate = tape.gate[row], inverse = tape.inverse[row], scale = tape.scale[row];
-      const T along = lane_sum<T>(width, AlongTerm<T, GainSlope<T>>{from, {given, weight, T(0)}, T(0), T(1)});
-      const T alpha = T(0.5) + T(0.5) * gate;
-      const T back = alpha / T(width) * scale * inverse * inverse * along;
-      for (Index i = 0; i < width; ++i) {
-        to[i] += given[i] * weight[i] * scale - from[i] * back;
-        sum[i] += given[i] * (from[i] * scale);
+      if (const T saved = gain.saved(row); saved != T(0)) {
+        const T factor = saved * tape.scale[row];
+        const T* const from = x + row * width;
+        for (Index i = 0; i < width; ++i) sum[width + i] += given[i] * (from[i] * factor);
+        one(row, SavedGainSlope<T>{given, gain.weight, gain.by_budget, saved}, sum);
+      } else {
+        one(row, GainSlope<T>{given, gain.weight, T(0)}, sum);
       }
-      // −log r = log r^{−1}; dα/d(…) = ½σ(1 − σ).
-      const T d = scale * math::log(inverse) * along * (T(0.5) * gate * (T(1) - gate));
-      const T complexity = strength.signed_complexity(row);
-      sum[width] += d;
-      sum[width + 1] += d * complexity;
-      strength.complexity.add_gradient(row, T(2) * *strength.slope * d);
-      strength.shift.add_gradient(row, d);
     }
   }
+
+ private:
+  /// A row, but for what it gives to by_budget; slope(i) = γ_i·dy_i.
+  template <class Slope>
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void one(Index row, const Slope& slope, T* sum) const {
+    const T* const from = x + row * width;
+    const T* const given = dy + row * width;
+    T* const to = dx + row * width;
+    const T gate = tape.gate[row], inverse = tape.inverse[row], scale = tape.scale[row];
+    const T along = lane_sum<T>(width, AlongTerm<T, Slope>{from, slope, T(0), T(1)});
+    const T alpha = T(0.5) + T(0.5) * gate;
+    const T back = alpha / T(width) * scale * inverse * inverse * along;
+    for (Index i = 0; i < width; ++i) {
+      to[i] += slope(i) * scale - from[i] * back;
+      sum[i] += given[i] * (from[i] * scale);
+    }
+    // −log r = log r^{−1}; dα/d(…) = ½σ(1 − σ).
+    const T d = scale * math::log(inverse) * along * (T(0.5) * gate * (T(1) - gate));
+    sum[2 * width] += d;
+    sum[2 * width + 1] += d * strength.signed_complexity(row);
+    strength.complexity.add_gradient(row, T(2) * *strength.slope * d);
+    strength.shift.add_gradient(row, d);
+  }
+};
+
+/// Where the gradients of a norm's tensors are added.
+template <class T>
+struct AdaptiveNormGradients {
+  T *weight, *by_budget, *constant, *slope;
 };
 
 /// The shares of all blocks, added in order. An item owns a range of columns.
 template <class T, Index width>
 struct AdaptiveNormSharesKernel {
-  static constexpr Index block = 256, items = divide_up(width + 2, block);
+  static constexpr Index block = 256, columns = 2 * width + 2, items = divide_up(columns, block);
   Index blocks;
   const T* share;
-  T *weight, *constant, *slope;
+  AdaptiveNormGradients<T> to;
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
-    const Index first = item * block, end = smaller(width, first + block);
-    for (Index b = 0; b < blocks; ++b) {
-      const T* const from = share + b * (width + 2);
-      for (Index c = first; c < end; ++c) weight[c] += from[c];
-      if (item + 1 < items) continue;
-      *constant += from[width];
-      *slope += from[width + 1];
+    const Index end = smaller(columns, (item + 1) * block);
+    for (Index c = item * block; c < end; ++c) {
+      T& sum = c < width ? to.weight[c] : c < 2 * width ? to.by_budget[c - width] : c == 2 * width ? *to.constant : *to.slope;
+      for (Index b = 0; b < blocks; ++b) sum += share[b * columns + c];
     }
   }
 };
@@ -135,23 +178,23 @@ template <class Space, class T, Index width>
 struct AdaptiveNorm {
   /// Scratch of backward; forward takes none.
   HYBRIDMOE_FUNCTION static constexpr Index workspace_bytes(Index rows) {
-    return round_up(blocks(rows) * (width + 2) * Index(sizeof(T)), arena_alignment);
+    return round_up(blocks(rows) * (2 * width + 2) * Index(sizeof(T)), arena_alignment);
   }
 
-  /// y[rows, width] = the normed x[rows, width]. weight[width], and what `strength` points at, lie where kernels read.
-  HYBRIDMOE_FUNCTION static void forward(const Space& space, Index rows, const T* x, const T* weight, NormStrength<T> strength,
+  /// y[rows, width] = the normed x[rows, width]. What `gain` and `strength` point at lies where kernels read.
+  HYBRIDMOE_FUNCTION static void forward(const Space& space, Index rows, const T* x, NormGain<T> gain, NormStrength<T> strength,
                                          T epsilon, T* y, AdaptiveNormTape<T> tape) {
-    space.each(blocks(rows), AdaptiveNormForwardKernel<T, width>{rows, x, weight, strength, epsilon, y, tape});
+    space.each(blocks(rows), AdaptiveNormForwardKernel<T, width>{rows, x, gain, strength, epsilon, y, tape});
   }
 
-  /// Adds to dx, to the gradients of weight, a and b, and to those of complexity and shift.
-  HYBRIDMOE_FUNCTION static void backward(const Space& space, Arena arena, Index rows, const T* x, const T* weight,
-                                          NormStrength<T> strength, AdaptiveNormTape<T> tape, const T* dy, T* dx, T* d_weight,
-                                          T* d_constant, T* d_slope) {
-    T* const share = arena.template take<T>(blocks(rows) * (width + 2));
-    space.each(blocks(rows), AdaptiveNormBackwardKernel<T, width>{rows, x, weight, strength, tape, dy, dx, share});
+  /// Adds to dx, to the gradients of the tensors, and to those of complexity and shift.
+  HYBRIDMOE_FUNCTION static void backward(const Space& space, Arena arena, Index rows, const T* x, NormGain<T> gain,
+                                          NormStrength<T> strength, AdaptiveNormTape<T> tape, const T* dy, T* dx,
+                                          AdaptiveNormGradients<T> gradients) {
+    T* const share = arena.template take<T>(blocks(rows) * (2 * width + 2));
+    space.each(blocks(rows), AdaptiveNormBackwardKernel<T, width>{rows, x, gain, strength, tape, dy, dx, share});
     using Shares = AdaptiveNormSharesKernel<T, width>;
-    space.each(Shares::items, Shares{blocks(rows), share, d_weight, d_constant, d_slope});
+    space.each(Shares::items, Shares{blocks(rows), share, gradients});
   }
 
  private:

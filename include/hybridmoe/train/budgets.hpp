@@ -20,7 +20,7 @@ struct Budgets {
   Condition fixed{};
   double twins = 1;         ///< twins beside the batch, as a part of it; there is one at least
   double least = 0;         ///< the lowest budget that is drawn
-  double at_least = 0.25;   ///< the part of the twins that have the lowest budget; the others draw one uniformly
+  double at_least = 0.125;  ///< the part of the twins that have the lowest budget; the others draw one uniformly
   double at_target = 0.8;   ///< the part of those others that have q = 1, as T(β) is controlled for; the rest draw one
   double price = 0.05;      ///< λ₀: the auxiliary loss of a row with target 0 that spends all of C(1)
   double twin_loss = 1;     ///< weight of KL(full twin, held constant ‖ low twin), per token

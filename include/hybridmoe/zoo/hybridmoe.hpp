@@ -19,10 +19,11 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::zoo {
 
-/// An estimator that learns from what computing was worth alone (docs/parts/control.md), and a small one of bytes.
-inline constexpr control::ComplexityOptions of_gains{.speed = 4, .uses = false};
+/// An estimator that learns from what computing was worth alone (docs/parts/control.md), and a small one of bytes. It looks at
+/// few tokens, so that it notices soon where text changes.
+inline constexpr control::ComplexityOptions of_gains{.recent = 8, .speed = 4, .uses = false};
 inline constexpr control::ComplexityOptions of_gains_in_bytes{
-    .rank = 16, .classes = 64, .speed = of_gains.speed, .uses = of_gains.uses};
+    .recent = of_gains.recent, .rank = 16, .classes = 64, .speed = of_gains.speed, .uses = of_gains.uses};
 
 /// The numbers of a HybridMoE.
 struct HybridSizes {

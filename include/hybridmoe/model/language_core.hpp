@@ -165,7 +165,7 @@ struct LanguageCore {
           other(arena.template take<T>(e.rows * width)),
           logits(arena.template take<T>(smaller(head_rows, e.rows) * vocab)),
           losses(arena.template take<double>(e.rows + 1)),
-          divergence(Sources::empty ? nullptr : arena.template take<double>(head_rows)),
+          divergence(Sources::empty ? nullptr : arena.template take<double>(e.rows / 2 + 1)),
           quantile(Sources::empty ? nullptr : arena.template take<double>(e.rows / 2 + 1)),
           embedded(Sources::empty ? nullptr : arena.template take<T>(e.rows * width)),
           sources(arena, e),

@@ -82,8 +82,9 @@ HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::head_l
       T* const low_logits = s.logits + count * vocab;
       logits(full, count, s.logits);
       logits(low, count, low_logits);
-      call.space.each(count, ops::TwinCrossEntropy<T, vocab>{s.logits, low_logits, target + full, s.losses + full, s.losses + low,
-                                                             s.divergence, wanted, static_cast<T>(twins.weight)});
+      call.space.each(
+          count, ops::TwinCrossEntropy<T, vocab>{s.logits, low_logits, target + full, s.losses + full, s.losses + low,
+                                                 s.divergence + (low - twins.span.low), wanted, static_cast<T>(twins.weight)});
       back(full, count, s.logits);
       back(low, count, low_logits);
     };
@@ -102,7 +103,9 @@ HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::learn_
   const StreamRows<T> complexity = call.side.template rows<stream::Gain, T>();
   if (!complexity || complexity.gradient == nullptr) return;
   using Gain = ops::GainLoss<Space, T>;
-  Gain::forward(call.space, call.arena, twins.gains, twins.full, twins.low, s.losses, complexity.value, s.quantile, s.divergence);
+  // The loss itself goes where a divergence was that nobody reads again.
+  Gain::forward(call.space, call.arena, twins.gains, twins.full, twins.low, twins.span.low, s.divergence, complexity.value,
+                s.quantile, s.divergence);
   Gain::backward(call.space, twins.gains, twins.full, complexity.value, s.quantile, call.auxiliary * twins.gain_weight,
                  complexity.gradient);
 }

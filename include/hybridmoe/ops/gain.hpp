@@ -1,7 +1,8 @@
 #pragma once
 /// @file gain.hpp
-/// What computing more was worth to a row, ℓ(least budget) − ℓ(full budget), as a quantile within the batch, and the loss that
-/// teaches a complexity c to tell it beforehand: mean (c − quantile)² (formulas of HybridMoE, section 10).
+/// What computing more was worth to a row, as a quantile within the batch, and the loss that teaches a complexity c to tell it
+/// beforehand: mean (c − quantile)² (formulas of HybridMoE, section 10). The gain is KL(full budget ‖ least budget), which is
+/// what the full budget expects ℓ(least) − ℓ(full) to be: the difference itself is at the mercy of the one token that came.
 ///
 /// quantile = (number of smaller gains + half the number of equal ones, itself included)/count: the rank's middle, in (0, 1),
 /// ties averaged; its mean is ½ exactly, and it does not change when losses are scaled. No atomics: ranks come from a merge
@@ -81,15 +82,15 @@ struct Quantiles {
   }
 };
 
-/// gain[i] = loss[low[i]] − loss[full[i]]
+/// gain[i] = divergence[low[i] − first_low]
 struct GainOfRows {
-  Index count;
-  const Index *full, *low;
-  const double* loss;
+  Index count, first_low;
+  const Index* low;
+  const double* divergence;
   double* gain;
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index end = smaller(count, (item + 1) * rank_block);
-    for (Index i = item * rank_block; i < end; ++i) gain[i] = loss[low[i]] - loss[full[i]];
+    for (Index i = item * rank_block; i < end; ++i) gain[i] = divergence[low[i] - first_low];
   }
 };
 
@@ -135,11 +136,12 @@ struct GainLoss {
   HYBRIDMOE_FUNCTION static constexpr Index workspace_bytes(Index count) {
     return round_up(count * Index(sizeof(double)), arena_alignment) + Quantiles<Space>::workspace_bytes(count);
   }
-  /// loss[rows] of the batch → quantile[count]; value[0] = mean (c − quantile)².
+  /// divergence of the twin rows from first_low on → quantile[count]; value[0] = mean (c − quantile)².
   HYBRIDMOE_FUNCTION static void forward(const Space& space, Arena arena, Index count, const Index* full, const Index* low,
-                                         const double* loss, const T* complexity, double* quantile, double* value) {
+                                         Index first_low, const double* divergence, const T* complexity, double* quantile,
+                                         double* value) {
     double* const gain = arena.take<double>(count);
-    space.each(divide_up(count, rank_block), GainOfRows{count, full, low, loss, gain});
+    space.each(divide_up(count, rank_block), GainOfRows{count, first_low, low, divergence, gain});
     Quantiles<Space>::run(space, arena, count, gain, quantile);
     space.each(1, GainError<T>{count, full, complexity, quantile, value});
   }

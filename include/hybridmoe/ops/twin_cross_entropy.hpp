@@ -79,8 +79,8 @@ struct SoftmaxSums {
 
 /// loss = log Σ e^z − z[target] of both twins (nats; bits of CrossEntropy) and divergence = KL(p ‖ q); where `scale` is not zero
 /// the logits become scale·∂/∂z of full_loss, and scale·∂/∂z of low_loss + weight·divergence. All three are 0, and without
-/// gradient, where target < 0. One item: one row and its twin. Losses are per row because a row's gain from computing more is
-/// low_loss − full_loss.
+/// gradient, where target < 0. One item: one row and its twin. The divergence is what the row gains from computing more
+/// (ops/gain.hpp).
 template <class T, Index vocab>
 struct TwinCrossEntropy {
   T *full, *low;               ///< [rows, vocab] logits

@@ -103,9 +103,8 @@ HYBRIDMOE_FUNCTION void LanguageCore<sizes_, Final, Sources_, Blocks...>::learn_
   const StreamRows<T> complexity = call.side.template rows<stream::Gain, T>();
   if (!complexity || complexity.gradient == nullptr) return;
   using Gain = ops::GainLoss<Space, T>;
-  // The loss itself goes where a divergence was that nobody reads again.
   Gain::forward(call.space, call.arena, twins.gains, twins.full, twins.low, twins.span.low, s.divergence, complexity.value,
-                s.quantile, s.divergence);
+                s.quantile, nullptr);
   Gain::backward(call.space, twins.gains, twins.full, complexity.value, s.quantile, call.auxiliary * twins.gain_weight,
                  complexity.gradient);
 }

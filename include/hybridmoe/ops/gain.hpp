@@ -136,14 +136,15 @@ struct GainLoss {
   HYBRIDMOE_FUNCTION static constexpr Index workspace_bytes(Index count) {
     return round_up(count * Index(sizeof(double)), arena_alignment) + Quantiles<Space>::workspace_bytes(count);
   }
-  /// divergence of the twin rows from first_low on → quantile[count]; value[0] = mean (c − quantile)².
+  /// divergence of the twin rows from first_low on → quantile[count]; value[0] = mean (c − quantile)², unless value is
+  /// null: nobody asks.
   HYBRIDMOE_FUNCTION static void forward(const Space& space, Arena arena, Index count, const Index* full, const Index* low,
                                          Index first_low, const double* divergence, const T* complexity, double* quantile,
                                          double* value) {
     double* const gain = arena.take<double>(count);
     space.each(divide_up(count, rank_block), GainOfRows{count, first_low, low, divergence, gain});
     Quantiles<Space>::run(space, arena, count, gain, quantile);
-    space.each(1, GainError<T>{count, full, complexity, quantile, value});
+    if (value != nullptr) space.each(1, GainError<T>{count, full, complexity, quantile, value});
   }
   /// d_complexity[rows] += scale·∂value/∂c.
   HYBRIDMOE_FUNCTION static void backward(const Space& space, Index count, const Index* full, const T* complexity,

@@ -141,9 +141,6 @@ struct Latent {
       most = larger(most, product_workspace<T, Storage, width, inner>(e));
       if constexpr (low_rank) most = larger(most, product_workspace<T, Storage, rank, width>(e));
       if constexpr (absorbed) {
-        // Queries are absorbed by the product that is backward's elsewhere.
-        using Absorb = ops::GroupedMatmul<Inline, T, heads, latent, size>;
-        most = larger(most, Absorb::workspace_bytes(heads * e.rows, false));
         most = larger(most, HeadValue<Inline, T>::workspace_bytes(heads * e.rows, e.training));
         if (e.training) most = larger(most, HeadKey<Inline, T>::workspace_bytes(heads * e.rows, true));
       }
@@ -183,9 +180,9 @@ struct Latent {
                                                                                            tape.head_key, keys.stores});
       if constexpr (absorbed) {
         space.each(1, ops::EvenOffsets{heads, rows, tape.offset});
-        ops::zero(space, heads * rows * latent, tape.absorbed_query);
-        HeadKey<Space, T>::backward_input(space, call.arena, heads * rows, tape.offset, tape.head_query,
-                                          stacked<size, T>(rows_of(p.key)), tape.absorbed_query);
+        using Absorb = ops::AbsorbQuery<T, heads, size, latent>;
+        space.each(Absorb::items(rows), Absorb{rows, by_head(tape.head_query, rows, size), rows_of(p.key).data,
+                                               by_head(tape.absorbed_query, rows, latent)});
       } else {
         using Expand = ops::ExpandLatent<T, Keys<T>, QueryKeyNorm>;
         const Index most = states ? tiles : ops::tiles_for(batch.longest);

@@ -9,6 +9,17 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 /// Elements that one item of an elementwise kernel takes: enough to hide the cost of handing it to a thread.
 inline constexpr Index elementwise_block = 4096;
 
+/// The sum of `lanes` numbers as a tree. Unrolled by its type: lanes that a loop's counter chose would live in memory.
+template <Index lanes, class T>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T tree_sum(T* lane) {
+  if constexpr (lanes > 1) {
+    for (Index l = 0; l < lanes / 2; ++l) lane[l] += lane[l + lanes / 2];
+    return tree_sum<lanes / 2>(lane);
+  } else {
+    return lane[0];
+  }
+}
+
 /// Σ term(i) for 0 ≤ i < count, always in the same shape: lane l adds the terms l, l + 16, … in order, then the 16 lanes are
 /// added as a tree. `term` is a small functor; the lanes become vector registers.
 template <class T, class Term>
@@ -20,10 +31,7 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T lane_sum(Index count, const Term& term) {
     for (Index l = 0; l < lanes; ++l) lane[l] += term(i + l);
   }
   for (Index l = 0; l < count - whole; ++l) lane[l] += term(whole + l);
-  for (Index width = lanes / 2; width > 0; width /= 2) {
-    for (Index l = 0; l < width; ++l) lane[l] += lane[l + width];
-  }
-  return lane[0];
+  return tree_sum<lanes>(lane);
 }
 
 template <class T>

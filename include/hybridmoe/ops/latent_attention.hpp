@@ -86,12 +86,17 @@ struct LatentAttention {
   /// sum += weight·values for `seen` keys. Values lie by element, since the latent is key and value at once: 32 elements at a
   /// time are turned to lie by key.
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE static void mix(int count, Index seen, const T* weight, const T* values, T* sum) {
-    for (int panel = 0; panel < value_panels; ++panel) {
-      T piece[key_tile * 32];
-      cpu::transpose_panel(values + panel * 32 * key_tile, smaller(32, value_size - panel * 32), key_tile, seen, piece);
-      tile::multiply_add<T, 32>(count, static_cast<int>(seen), weight, key_tile, 1, piece, 32, sum + panel * 32,
-                                value_panels * 32);
-    }
+    constexpr int whole = value_size / 32, rest = value_size % 32;
+    for (int panel = 0; panel < whole; ++panel) mix_panel<32>(count, seen, weight, values, sum, panel);
+    if constexpr (rest > 0) mix_panel<rest>(count, seen, weight, values, sum, whole);
+  }
+  template <int columns>
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE static void mix_panel(int count, Index seen, const T* weight, const T* values, T* sum,
+                                                            int panel) {
+    T piece[key_tile * 32];
+    cpu::transpose_panel(values + panel * 32 * key_tile, columns, key_tile, seen, piece);
+    tile::multiply_add<T, columns>(count, static_cast<int>(seen), weight, key_tile, 1, piece, 32, sum + panel * 32,
+                                   value_panels * 32);
   }
 };
 

@@ -87,6 +87,25 @@ struct PrepareLatentQueryBackward {
   }
 };
 
+/// Queries turned to the latents' side: to(row, head) = Σ_i head_query(row, head)_i·W_key,head[i]. The weights' rows lie as the
+/// product reads them. One item: absorb_rows rows of a head.
+template <class T, int heads, int size, int latent>
+struct AbsorbQuery {
+  static constexpr Index absorb_rows = 32;
+  Index rows;
+  HeadRows<const T> head_query;  ///< [size]
+  const T* key_weight;           ///< [heads·size, latent]
+  HeadRows<T> to;                ///< [latent]
+
+  HYBRIDMOE_FUNCTION static Index items(Index rows) { return heads * divide_up(rows, absorb_rows); }
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
+    const Index head = item % heads, row = item / heads * absorb_rows;
+    tile::multiply<T, latent>(static_cast<int>(smaller(absorb_rows, rows - row)), size, head_query.at(row, head),
+                              head_query.row_stride, 1, key_weight + head * size * latent, latent, to.at(row, head),
+                              to.row_stride);
+  }
+};
+
 /// Latents, rotary keys (normalised, rotated) and, where Keys stores them, the inverse root mean squares of the heads' keys go to
 /// the store. One item: head_rows rows.
 template <class T, class Keys, int latent_size, int key_size, class Position, class HeadNorm>

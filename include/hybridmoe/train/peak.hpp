@@ -22,9 +22,10 @@ struct PeakKernel {
   }
 };
 
-/// FLOP/s of float products from the first-level cache on all of the space's threads: the best of five short runs (some ten
-/// milliseconds each). The library's own kernel does it, so the processor's peak may be a little higher; on a device it is far
-/// below, since one item is one thread there. 0 if there is no memory.
+/// FLOP/s of float products from the first-level cache on all of the space's threads: the best of many short runs (a fifth of a
+/// second in all, and at least five: threads that have just begun may share a core for the first hundredth). The library's own
+/// kernel does it, so the processor's peak may be a little higher; on a device it is far below, since one item is one thread
+/// there. 0 if there is no memory.
 template <class Space>
 double peak_flops(const Space& space) {
   constexpr Index most = 256;
@@ -32,7 +33,8 @@ double peak_flops(const Space& space) {
   const exec::Buffer<Space> sink(space, threads * static_cast<Index>(sizeof(float)));  // where the space's kernels can write
   if (!sink) return 0;
   double best = 0;
-  for (int run = 0; run < 5; ++run) {
+  const Stopwatch all_runs;
+  for (int run = 0; run < 5 || all_runs.seconds() < 0.2; ++run) {
     const Stopwatch watch;
     space.each(threads, PeakKernel{sink.template as<float>()});
     space.fence();

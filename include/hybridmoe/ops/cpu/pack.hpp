@@ -45,11 +45,13 @@ HYBRIDMOE_FUNCTION void transpose_panel(const T* rows, Index count, Index stride
   done = depth / lanes * lanes;
   for (Index k = 0; k < done; k += lanes) {
     for (Index from = 0; from < panel_width; from += lanes) {
-      Vector<T, lanes> square[lanes];
+      Vector<T, lanes> square[lanes] = {};
+      if (from < count) {
 #pragma GCC unroll 16
-      for (int j = 0; j < lanes; ++j)
-        square[j] = from + j < count ? load<T, lanes>(rows + (from + j) * stride + k) : Vector<T, lanes>{};
-      transpose_square<T, lanes>(square);
+        for (int j = 0; j < lanes; ++j)
+          square[j] = from + j < count ? load<T, lanes>(rows + (from + j) * stride + k) : Vector<T, lanes>{};
+        transpose_square<T, lanes>(square);
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i) store<T, lanes>(panel + (k + i) * panel_width + from, square[i]);
     }

@@ -108,6 +108,7 @@ struct ProductKernel {
   }
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
+    if (offset != nullptr && offset[first_group] == offset[first_group + groups]) return;  // no expert was chosen
     // What is read again by the next item is the smaller of weights and rows.
     const bool panels_first = rows > columns && offset == nullptr;
     const Index row_item = panels_first ? item / panel_items : item % row_items;

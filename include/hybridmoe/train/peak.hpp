@@ -23,9 +23,9 @@ struct PeakKernel {
 };
 
 /// FLOP/s of float products from the first-level cache on all of the space's threads: the best of many short runs (a fifth of a
-/// second in all, and at least five: threads that have just begun may share a core for the first hundredth). The library's own
-/// kernel does it, so the processor's peak may be a little higher; on a device it is far below, since one item is one thread
-/// there. 0 if there is no memory.
+/// second in all, and at least five: a hundredth once met a disturbance that halved it). The library's own kernel does it, so the
+/// processor's peak may be a little higher; on a device it is far below, since one item is one thread there. 0 if there is no
+/// memory.
 template <class Space>
 double peak_flops(const Space& space) {
   constexpr Index most = 256;

@@ -149,6 +149,24 @@ TEST_CASE("a scale without emphasis weighs nothing, and what it would add is its
   }
 }
 
+TEST_CASE("a scale without emphasis leaves all gradients finite, however much its keys would weigh") {
+  for (Index scale = 0; scale < 3; ++scale) {
+    Controlled run(5);
+    run.emphasise(scale, 0);
+    for (Index i = scale; i < run.p->inner.bias.size; i += 3) run.p->inner.bias.data[i] = 1000;
+    run.run(true);
+    Index wrong = 0;
+    const auto look = [&wrong](const auto& values, Index count) {
+      for (Index i = 0; i < count; ++i) wrong += std::isfinite(values[i]) ? 0 : 1;
+    };
+    Controlled::Layer::visit([&](const hm::Name&, hm::Trait, const auto& tensor) { look(tensor.data, tensor.size); }, hm::Name{},
+                             *run.gradient);
+    look(run.dx.data(), hm::to_index(run.dx.size()));
+    look(run.d_decisions.data(), hm::to_index(run.d_decisions.size()));
+    CHECK(wrong == 0);
+  }
+}
+
 TEST_CASE("the logarithm of distances is that of the library") {
   float worst = 0;
   for (std::int32_t i = 1; i < (1 << 20); i += i < 5000 ? 1 : 97) {

@@ -77,6 +77,7 @@ struct CrossScaleBackwardKernel {
     const int low = static_cast<int>(larger(0, from - tile * key_tile));
     const int high = static_cast<int>(smaller(key_tile, until - tile * key_tile));
     const Index segment = input.segments.first_of(s, input.batch.sequences)[sequence] + tile * key_tile;
+    constexpr T most = 60;  // e^60, and what is summed of it, is far from the end of either type
     T weight[vectors * width], slope[vectors * width], lag[block * width], columns[size * width];
     input.logits(store, s, tile, row0, row1, head, all, ready, weight, width, lag);
     const T* const values = store.value_at(head, tile);
@@ -89,7 +90,8 @@ struct CrossScaleBackwardKernel {
       T* const w = weight + m * width;
       T* const d = slope + m * width;
       T sums[2] = {};
-      for (int j = 0; j < width; ++j) w[j] = math::exp(w[j] - shift);  // e^{−∞} is exactly 0
+      // e^{−∞} is exactly 0. Keys of a scale whose emphasis is 0 are not in the sum: they may exceed it without bound.
+      for (int j = 0; j < width; ++j) w[j] = math::exp(math::select(w[j] - shift > most, most, w[j] - shift));
       for (int j = 0; j < width; ++j) d[j] = w[j] * (d[j] - inner[m]);
       for (int j = 0; j < width; ++j) sums[0] += d[j];
       for (int j = 0; j < width; ++j) sums[1] += d[j] * lag[m / group * width + j];

@@ -1,6 +1,8 @@
 // The float functions of math:: against the standard library's in double, their ends, NaN and infinity.
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include <catch2/catch_test_macros.hpp>
@@ -37,6 +39,23 @@ TEST_CASE("exp in float is within two units in the last place, and right at its 
   CHECK(math::exp(infinity) == infinity);
   CHECK(std::isnan(math::exp(undefined)));
   CHECK(std::isnan(math::exp(-undefined)));
+}
+
+TEST_CASE("exp of what is not positive is exp, bit for bit") {
+  const auto same = [](float x) {
+    return std::bit_cast<std::uint32_t>(math::exp_nonpositive(x)) == std::bit_cast<std::uint32_t>(math::exp(x));
+  };
+  int differences = 0;
+  for (int i = -1'000'000; i <= 0; ++i) differences += same(static_cast<float>(i) * 1e-4f) ? 0 : 1;
+  for (float x = -1e-30f; x > -1e30f; x *= 1.01f) differences += same(x) ? 0 : 1;
+  CHECK(differences == 0);
+  CHECK(same(-0.0f));
+  CHECK(same(-std::numeric_limits<float>::denorm_min()));
+  CHECK(same(-87.3f));
+  CHECK(same(std::numeric_limits<float>::lowest()));
+  CHECK(math::exp_nonpositive(-infinity) == 0);
+  CHECK(std::isnan(math::exp_nonpositive(undefined)));
+  CHECK(std::isnan(math::exp_nonpositive(-undefined)));
 }
 
 TEST_CASE("sine and cosine in double, in all quarter turns") {

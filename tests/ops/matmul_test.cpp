@@ -292,6 +292,7 @@ void check_all_groups() {
 
 TEST_CASE("products equal plain sums") {
   check_sizes<float, 101, 20>();
+  check_sizes<float, 72, 20>();  // one row: three panels at a time, the last one cut
   check_sizes<float, 44, 10>();
   check_sizes<float, 10, 44>();
   check_sizes<float, 1, 1>();

@@ -136,15 +136,16 @@ void compare(const test::RouterSettings& s, const test::Tensors& tensors, const 
   });
 }
 
-}  // namespace
-
-TEST_CASE("Routing equals loops over tokens and experts, with streams and without") {
+/// Routing against the loops of the reference, with streams and without. Experts are put in order in one way up to 16 of them and
+/// in another beyond.
+template <Index experts>
+void check_routing(std::uint64_t seeds) {
   constexpr router::DynamicOptions options{.target = 2.5f, .semantic = 5, .context = 4, .offset = true};
-  using Layer = Bound<options, 7, 4>;
-  const test::RouterSettings s{.count = 7, .most = 4, .width = width, .rank = 5, .context = 4, .target = 2.5};
+  using Layer = Bound<options, experts, 4>;
+  const test::RouterSettings s{.count = experts, .most = 4, .width = width, .rank = 5, .context = 4, .target = 2.5};
   constexpr Index rows = 90;
   std::vector<Index> counts;
-  for (std::uint64_t seed = 1; seed < 8; ++seed) {
+  for (std::uint64_t seed = 1; seed < seeds; ++seed) {
     const auto tensors = random_tensors<Layer>(seed, 0.7);
     const auto x = test::numbers(rows * width, seed + 100);
     test::Streams streams{.layer = 1, .decision_width = 15, .context_width = 4};
@@ -157,6 +158,13 @@ TEST_CASE("Routing equals loops over tokens and experts, with streams and withou
     compare<Layer, float>(s, tensors, streams, x, 2e-5);
   }
   for (Index k = 0; k <= 4; ++k) CHECK(std::count(counts.begin(), counts.end(), k) > 0);
+}
+
+}  // namespace
+
+TEST_CASE("Routing equals loops over tokens and experts, with streams and without") {
+  check_routing<7>(8);
+  check_routing<20>(4);
 }
 
 TEST_CASE("A fixed number of experts, whole and not whole") {

@@ -38,29 +38,44 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE constexpr T within_unit(T v) {
   return !(v > T(0)) ? T(0) : v > T(1) ? T(1) : v;
 }
 
-/// e^x. Float: 2^n·p(r) with |r| ≤ ln2/2 (the range reduction of Cephes); error under 2 units in the last place; 0 below −87.3.
+/// e^x = part·2^n for −87.3 ≤ x ≤ 89, |log part| ≤ ln2/2 (the range reduction of Cephes); `whole` is n as a pattern of bits.
+struct PowerOfE {
+  float part;
+  std::uint32_t whole;
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE explicit PowerOfE(float x) {
+    const float magic = 12582912.0f;  // 1.5·2^23: adding it rounds to an integer
+    const float shifted = x * 1.44269504f + magic;
+    const float n = shifted - magic;
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    part = p * (r * r) + r + 1.0f;
+    whole = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(magic);
+  }
+};
+
+/// e^x. Float: error under 2 units in the last place; 0 below −87.3.
 HYBRIDMOE_FUNCTION inline float exp(float x) {
   const float raised = select(x < -87.3f, -87.3f, x);
-  const float clamped = select(raised > 89.0f, 89.0f, raised);  // e^89 overflows in the last product
-  const float magic = 12582912.0f;                              // 1.5·2^23: adding it rounds to an integer
-  const float shifted = clamped * 1.44269504f + magic;
-  const float n = shifted - magic;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  const PowerOfE power(select(raised > 89.0f, 89.0f, raised));  // e^89 overflows in the last product
   // n is split in two powers of two: 2^n itself leaves the float range at n = 128.
-  const std::int32_t whole = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(magic);
-  const std::int32_t half = whole >> 1;
+  const std::int32_t whole = static_cast<std::int32_t>(power.whole), half = whole >> 1;
   const float first = std::bit_cast<float>((half + 127) << 23);
   const float second = std::bit_cast<float>((whole - half + 127) << 23);
-  return p * first * select(x < -87.3f, 0.0f, second);
+  return power.part * first * select(x < -87.3f, 0.0f, second);
 }
 HYBRIDMOE_FUNCTION inline double exp(double x) { return std::exp(x); }
+
+/// exp(x), bit for bit, for x ≤ 0 and NaN, in fewer steps: 2^n is a float there.
+HYBRIDMOE_FUNCTION inline float exp_nonpositive(float x) {
+  const PowerOfE power(x);
+  return select(x < -87.3f, 0.0f, power.part * std::bit_cast<float>((power.whole + 127u) << 23));
+}
+HYBRIDMOE_FUNCTION inline double exp_nonpositive(double x) { return std::exp(x); }
 
 template <Scalar T>
 HYBRIDMOE_FUNCTION T sigmoid(T x) {

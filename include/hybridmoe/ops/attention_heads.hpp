@@ -5,6 +5,7 @@
 
 #include <hybridmoe/core/batch.hpp>
 #include <hybridmoe/core/scalar.hpp>
+#include <hybridmoe/ops/elementwise.hpp>
 #include <hybridmoe/ops/key_store.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
@@ -14,13 +15,13 @@ inline constexpr Index head_rows = 8;
 
 /// Σ a·b with eight running sums and a fixed tree: one shape for every caller.
 template <int size, class T>
-HYBRIDMOE_FUNCTION T dot(const T* a, const T* b) {
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T dot(const T* a, const T* b) {
   T lane[8] = {};
   constexpr int whole = size / 8 * 8;
   for (int i = 0; i < whole; i += 8)
     for (int j = 0; j < 8; ++j) lane[j] += a[i + j] * b[i + j];
   for (int i = whole; i < size; ++i) lane[i - whole] += a[i] * b[i];
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+  return tree_sum<8>(lane);
 }
 
 /// query → ready (normalised, rotated, scaled); key, value → store. One item: head_rows rows.

@@ -237,7 +237,7 @@ struct CrossScaleKernel {
           T lane[8] = {};
           for (int j = 0; j < width; j += 8)
             for (int i = 0; i < 8; ++i) lane[i] += w[j + i];
-          total[m] += ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+          total[m] += tree_sum<8>(lane);
         }
         // Only values that some row of the block sees are read: others may not be written yet.
         const Index low = larger(0, seen.from - tile * key_tile), high = smaller(key_tile, seen.until - tile * key_tile);

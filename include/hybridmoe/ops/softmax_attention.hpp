@@ -6,6 +6,7 @@
 
 #include <hybridmoe/core/batch.hpp>
 #include <hybridmoe/core/scalar.hpp>
+#include <hybridmoe/ops/elementwise.hpp>
 #include <hybridmoe/ops/key_store.hpp>
 #include <hybridmoe/ops/tile.hpp>
 
@@ -14,6 +15,9 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 /// Query vectors (rows × heads that share a kv head) of one item.
 inline constexpr int query_tile = 32;
 
+/// Keys whose scores are softened together.
+inline constexpr int softmax_lanes = 8;
+
 /// Visible keys of a tile, as bounds within it: lane numbers compare as fast as floats.
 struct VisibleLanes {
   int first, last;
@@ -21,16 +25,30 @@ struct VisibleLanes {
       : first(static_cast<int>(larger(-1, smaller(first_key, key_tile)))),
         last(static_cast<int>(larger(-1, smaller(last_key, key_tile)))) {}
   HYBRIDMOE_FUNCTION bool operator[](int lane) const { return (lane >= first) & (lane <= last); }
+  /// All visible lanes lie in the whole groups of softmax_lanes from begin() to end(); none if end() is not above begin().
+  HYBRIDMOE_FUNCTION int begin() const { return first < 0 ? 0 : first / softmax_lanes * softmax_lanes; }
+  HYBRIDMOE_FUNCTION int end() const {
+    return last < first ? begin() : last < key_tile ? (last / softmax_lanes + 1) * softmax_lanes : static_cast<int>(key_tile);
+  }
 };
+
+/// Scores outside of the groups with visible keys become weights of 0.
+template <class T>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void hide_outside(T* score, VisibleLanes visible) {
+  for (int j = 0; j < visible.begin(); ++j) score[j] = T(0);
+  for (int j = visible.end(); j < key_tile; ++j) score[j] = T(0);
+}
 
 /// The scores of one query row against one tile become weights: softmax with a running maximum.
 /// On return weight[j] = e^{s_j − maximum}, 0 where masked; the caller scales its sums by the returned factor.
 template <class T>
 HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften(T* score, VisibleLanes visible, T& maximum, T& total) {
-  constexpr int lanes = 8;
+  constexpr int lanes = softmax_lanes;
+  const int from = visible.begin(), to = visible.end();
+  hide_outside(score, visible);
   T top[lanes];
   for (int i = 0; i < lanes; ++i) top[i] = math::lowest<T>;
-  for (int j = 0; j < key_tile; j += lanes)
+  for (int j = from; j < to; j += lanes)
     for (int i = 0; i < lanes; ++i) {
       const T s = visible[j + i] ? score[j + i] : math::lowest<T>;
       score[j + i] = s;
@@ -39,18 +57,18 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften(T* score, VisibleLanes visible, T& 
   T next = maximum;
   for (int i = 0; i < lanes; ++i) next = next > top[i] ? next : top[i];
   if (next == math::lowest<T>) {  // nothing visible yet: leave the sums alone
-    for (int j = 0; j < key_tile; ++j) score[j] = T(0);
+    for (int j = from; j < to; ++j) score[j] = T(0);
     return T(1);
   }
   T lane[lanes] = {};
-  for (int j = 0; j < key_tile; j += lanes)
+  for (int j = from; j < to; j += lanes)
     for (int i = 0; i < lanes; ++i) {
-      const T weight = math::exp(score[j + i] - next);  // e^{−∞} is exactly 0
+      const T weight = math::exp_nonpositive(score[j + i] - next);  // e^{−∞} is exactly 0
       score[j + i] = weight;
       lane[i] += weight;
     }
-  const T factor = maximum == math::lowest<T> ? T(0) : math::exp(maximum - next);
-  total = total * factor + (((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])));
+  const T factor = maximum == math::lowest<T> ? T(0) : math::exp_nonpositive(maximum - next);
+  total = total * factor + tree_sum<8>(lane);
   maximum = next;
   return factor;
 }

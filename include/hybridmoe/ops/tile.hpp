@@ -14,14 +14,16 @@ using cpu::fused;
 template <class T, int columns>
 HYBRIDMOE_FUNCTION void multiply_add(int rows, int depth, const T* a, Index a_row, Index a_k, const T* b, Index b_row, T* c,
                                      Index c_row) {
-  cpu::multiply_columns<T, columns>(rows, depth, cpu::Operands<T>{a, a_row, a_k, b, b_row, c, c_row, c, c_row});
+  cpu::Operands<T> operands{a, a_row, a_k, b, b_row, c, c_row, c, c_row};
+  cpu::multiply_columns<T, columns>(rows, depth, operands);
 }
 
 /// c[rows, columns] = a[rows, depth]·b[depth, columns]; strides as multiply_add. What c held is not read.
 template <class T, int columns>
 HYBRIDMOE_FUNCTION void multiply(int rows, int depth, const T* a, Index a_row, Index a_k, const T* b, Index b_row, T* c,
                                  Index c_row) {
-  cpu::multiply_columns<T, columns>(rows, depth, cpu::Operands<T>{a, a_row, a_k, b, b_row, nullptr, 0, c, c_row});
+  cpu::Operands<T> operands{a, a_row, a_k, b, b_row, nullptr, 0, c, c_row};
+  cpu::multiply_columns<T, columns>(rows, depth, operands);
 }
 
 }  // namespace hybridmoe::ops::tile

@@ -84,11 +84,13 @@ struct RowReach {
 
 /// As soften() for visible keys, with weights: on return score[j] = weight_j·e^{s_j − maximum}; a key of weight 0 is not seen.
 template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften_weighted(T* score, const T* weight, T& maximum, T& total) {
-  constexpr int lanes = 8;
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften_weighted(T* score, const T* weight, VisibleLanes visible, T& maximum, T& total) {
+  constexpr int lanes = softmax_lanes;
+  const int from = visible.begin(), to = visible.end();
+  hide_outside(score, visible);
   T top[lanes];
   for (int i = 0; i < lanes; ++i) top[i] = math::lowest<T>;
-  for (int j = 0; j < key_tile; j += lanes)
+  for (int j = from; j < to; j += lanes)
     for (int i = 0; i < lanes; ++i) {
       const T s = math::select(weight[j + i] > T(0), score[j + i], math::lowest<T>);
       score[j + i] = s;
@@ -97,18 +99,18 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften_weighted(T* score, const T* weight,
   T next = maximum;
   for (int i = 0; i < lanes; ++i) next = next > top[i] ? next : top[i];
   if (next == math::lowest<T>) {
-    for (int j = 0; j < key_tile; ++j) score[j] = T(0);
+    for (int j = from; j < to; ++j) score[j] = T(0);
     return T(1);
   }
   T lane[lanes] = {};
-  for (int j = 0; j < key_tile; j += lanes)
+  for (int j = from; j < to; j += lanes)
     for (int i = 0; i < lanes; ++i) {
-      const T product = weight[j + i] * math::exp(score[j + i] - next);
+      const T product = weight[j + i] * math::exp_nonpositive(score[j + i] - next);
       score[j + i] = product;
       lane[i] += product;
     }
-  const T factor = maximum == math::lowest<T> ? T(0) : math::exp(maximum - next);
-  total = total * factor + (((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])));
+  const T factor = maximum == math::lowest<T> ? T(0) : math::exp_nonpositive(maximum - next);
+  total = total * factor + tree_sum<8>(lane);
   maximum = next;
   return factor;
 }
@@ -139,18 +141,27 @@ struct KeyTile {
     for (int j = 0; j < key_tile; ++j) most = most + weight[j];
     return most > T(0);
   }
-  /// keys: [size][32]; values: [32][size]; beyond `count` zeros.
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void gather(const KeyStore<T, size>& store, Index head, T* keys, T* values) const {
+  /// keys: [size][32]; beyond `count` zeros.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void gather_keys(const KeyStore<T, size>& store, Index head, T* keys) const {
     for (int j = 0; j < count; ++j) {
       const T* const key = store.key_at(head, place[j] / key_tile) + place[j] % key_tile;
-      const T* const value = store.value_at(head, place[j] / key_tile) + place[j] % key_tile * size;
       for (int i = 0; i < size; ++i) keys[i * key_tile + j] = key[i * key_tile];
+    }
+    for (int j = count; j < key_tile; ++j)
+      for (int i = 0; i < size; ++i) keys[i * key_tile + j] = T(0);
+  }
+  /// score[32] of one query from `all` = its scores by place; beyond `count` zeros.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void gather_scores(const T* all, T* score) const {
+    for (int j = 0; j < count; ++j) score[j] = all[place[j]];
+    for (int j = count; j < key_tile; ++j) score[j] = T(0);
+  }
+  /// values: [32][size]; beyond `count` zeros.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void gather_values(const KeyStore<T, size>& store, Index head, T* values) const {
+    for (int j = 0; j < count; ++j) {
+      const T* const value = store.value_at(head, place[j] / key_tile) + place[j] % key_tile * size;
       for (int i = 0; i < size; ++i) values[j * size + i] = value[i];
     }
-    for (int j = count; j < key_tile; ++j) {
-      for (int i = 0; i < size; ++i) keys[i * key_tile + j] = T(0);
-      for (int i = 0; i < size; ++i) values[j * size + i] = T(0);
-    }
+    for (int i = count * size; i < key_tile * size; ++i) values[i] = T(0);
   }
 };
 
@@ -210,19 +221,25 @@ struct WeightedAttention {
     }
     for (Index tile = first / key_tile; tile <= (to - 1) / key_tile; ++tile) {
       const Index base = tile * key_tile;
-      tile::multiply<T, key_tile>(count, size, query, size, 1, store.key_at(head, tile), key_tile, score, key_tile);
+      // Only keys that some row of the item sees are read: others may not be written yet. Of scores, the half that holds them.
+      const Index low = larger(0, first - base), high = smaller(key_tile - 1, to - 1 - base);
+      constexpr int half = key_tile / 2;
+      if (low >= half || high < half) {
+        const Index side = low >= half ? half : 0;
+        tile::multiply<T, half>(count, size, query, size, 1, store.key_at(head, tile) + side, key_tile, score + side, key_tile);
+      } else {
+        tile::multiply<T, key_tile>(count, size, query, size, 1, store.key_at(head, tile), key_tile, score, key_tile);
+      }
       for (int r = 0; r < rows; ++r) {
         const bool plain = row[r].plain(base);
         const VisibleLanes visible = row[r].visible(base);
         if (!plain) row[r].weigh(base, weight);
         for (int m = r * group; m < (r + 1) * group; ++m) {
           const T factor = plain ? soften(score + m * key_tile, visible, maximum[m], total[m])
-                                 : soften_weighted(score + m * key_tile, weight, maximum[m], total[m]);
+                                 : soften_weighted(score + m * key_tile, weight, visible, maximum[m], total[m]);
           rescale(sum + m * size, factor);
         }
       }
-      // Only keys that some row of the item sees are read: others may not be written yet.
-      const Index low = larger(0, first - base), high = smaller(key_tile - 1, to - 1 - base);
       tile::multiply_add<T, size>(count, static_cast<int>(high - low + 1), score + low, key_tile, 1,
                                   store.value_at(head, tile) + low * size, size, sum, size);
     }
@@ -230,6 +247,14 @@ struct WeightedAttention {
       const Index list = lists.list_of(sequence, begin, start, from);
       const KeyStore<T, size> places = key_tokens.of(sequence, begin, slot);
       T keys[size * key_tile], values[key_tile * size], weights[block * key_tile];
+      // Where the store has few places, queries meet the keys where they lie, and scores are gathered instead of keys.
+      constexpr Index few = vectors * lists.room <= 2048 ? 2 * lists.room : 0;
+      T by_place[vectors * few + 1];
+      const bool in_place = places.tiles * key_tile <= few;
+      if (in_place && lists.count[list] > 0)
+        for (Index tile = 0; tile < places.tiles; ++tile)
+          tile::multiply<T, key_tile>(count, size, query, size, 1, places.key_at(head, tile), key_tile,
+                                      by_place + tile * key_tile, few);
       for (Index entry = 0; entry < lists.count[list]; entry += key_tile) {
         const KeyTile<T, Shape, size> tile(lists, list, entry);
         bool any = false;
@@ -238,10 +263,16 @@ struct WeightedAttention {
           any = tile.weigh(row[r], scale, weights + r * key_tile) || any;
         }
         if (!any) continue;
-        tile.gather(places, head, keys, values);
-        tile::multiply<T, key_tile>(count, size, query, size, 1, keys, key_tile, score, key_tile);
+        if (in_place) {
+          for (int m = 0; m < count; ++m) tile.gather_scores(by_place + m * few, score + m * key_tile);
+        } else {
+          tile.gather_keys(places, head, keys);
+          tile::multiply<T, key_tile>(count, size, query, size, 1, keys, key_tile, score, key_tile);
+        }
+        tile.gather_values(places, head, values);
         for (int m = 0; m < count; ++m)
-          rescale(sum + m * size, soften_weighted(score + m * key_tile, weights + m / group * key_tile, maximum[m], total[m]));
+          rescale(sum + m * size, soften_weighted(score + m * key_tile, weights + m / group * key_tile,
+                                                  VisibleLanes(0, tile.count - 1), maximum[m], total[m]));
         tile::multiply_add<T, size>(count, tile.count, score, key_tile, 1, values, size, sum, size);
       }
     }

@@ -201,7 +201,8 @@ struct WeightedAttentionBackward {
       }
       if (!any) continue;
       if (!gathered) {
-        tile.gather(store, head, keys, values);
+        tile.gather_keys(store, head, keys);
+        tile.gather_values(store, head, values);
         for (int i = 0; i < size; ++i)
           for (int j = 0; j < key_tile; ++j) {
             key_rows[j * size + i] = keys[i * key_tile + j];

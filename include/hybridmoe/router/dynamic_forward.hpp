@@ -19,12 +19,16 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T inverse_length(const T* v, Index size) {
   return T(1) / math::sqrt(ops::sum_of_squares(v, size) + T(cosine_epsilon));
 }
 
-/// inverse[e] = 1/|C_e|
-template <class T, Index rank>
+/// inverse[e] = 1/|C_e|. One item: some centroids.
+template <class T, Index count, Index rank>
 struct CentroidLengthKernel {
+  static constexpr Index block = 16, items = divide_up(count, block);
   const T* centroid;
   T* inverse;
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index e) const { inverse[e] = inverse_length(centroid + e * rank, rank); }
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
+    const Index end = smaller(count, (item + 1) * block);
+    for (Index e = item * block; e < end; ++e) inverse[e] = inverse_length(centroid + e * rank, rank);
+  }
 };
 
 /// The semantic score: κ·cos(a, C_e), a = P_x·x + P_s·context + p_c·c. Null centroid: none.
@@ -55,10 +59,11 @@ struct DynamicChoiceKernel {
 
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index end = smaller(rows, (item + 1) * dynamic_rows);
-    for (Index row = item * dynamic_rows; row < end; ++row) choose(row);
+    const T inverse_temperature = T(1) / rule.temperature();
+    for (Index row = item * dynamic_rows; row < end; ++row) choose(row, inverse_temperature);
   }
 
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void choose(Index row) const {
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void choose(Index row, T inverse) const {
     T* const to = score + row * count;
     T z[count];
     for (Index e = 0; e < count; ++e) z[e] = to[e];
@@ -69,9 +74,9 @@ struct DynamicChoiceKernel {
     for (Index e = 0; e < count; ++e) z[e] = to[e];
     soften(row, z);
 
-    const T beta = rule.beta(row), inverse = T(1) / rule.temperature();
+    const T beta = rule.beta(row);
     const T limit = rule.limit(row, beta, rule.fraction(row));
-    const HighestScores<most, T> highest(z, count, (unbounded.sum == nullptr ? static_cast<Index>(limit) : most) + 2);
+    const HighestScores<most, count, T> highest(z, (unbounded.sum == nullptr ? static_cast<Index>(limit) : most) + 2);
     const Threshold<T> own = highest.threshold(limit, rule.least(row, beta));
     if (threshold != nullptr) threshold[row] = own;
     Index chosen = 0;
@@ -103,7 +108,7 @@ struct DynamicChoiceKernel {
     T highest = z[0];
     for (Index e = 1; e < count; ++e) highest = z[e] > highest ? z[e] : highest;
     T power[count];
-    for (Index e = 0; e < count; ++e) power[e] = math::exp(z[e] - highest);
+    for (Index e = 0; e < count; ++e) power[e] = math::exp_nonpositive(z[e] - highest);
     T all = 0;
     for (Index e = 0; e < count; ++e) all += power[e];
     const T share = T(1) / all;
@@ -114,17 +119,22 @@ struct DynamicChoiceKernel {
   /// Experts above the threshold, ascending, and their weights; returns the weights' sum.
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE static T list(const T* z, T threshold, T inverse_temperature, Index* numbers, T* weights,
                                                     Index& filled) {
+    Index above[count + 1] = {};
     filled = 0;
-    for (Index e = 0; e < count && filled < most; ++e)
-      if (z[e] > threshold) numbers[filled++] = e;
-    T sum = 0;
-    for (Index i = 0; i < filled; ++i) {
-      weights[i] = T(1) - math::exp((threshold - z[numbers[i]]) * inverse_temperature);
-      sum += weights[i];
+    for (Index e = 0; e < count; ++e) {
+      above[filled] = e;
+      filled += z[e] > threshold;
     }
-    for (Index i = filled; i < most; ++i) {
-      numbers[i] = -1;
-      weights[i] = 0;
+    filled = smaller(filled, most);
+    T score[most], sum = 0;
+    for (Index i = 0; i < most; ++i) score[i] = z[above[i]];
+    for (Index i = 0; i < most; ++i) {
+      const T weight = T(1) - math::exp_nonpositive((threshold - score[i]) * inverse_temperature);
+      weights[i] = math::select(i < filled, weight, T(0));
+    }
+    for (Index i = 0; i < most; ++i) {
+      numbers[i] = i < filled ? above[i] : -1;
+      sum += weights[i];
     }
     return sum;
   }

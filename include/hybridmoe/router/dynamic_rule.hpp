@@ -49,24 +49,38 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool scores_above(T a, T b) {
   return a > b || (b != b && a == a);
 }
 
-/// A row's `wanted` highest scores, from which its thresholds come: those for up to wanted − 2 experts.
-template <Index most, class T>
+/// A row's highest scores, from which its thresholds come.
+template <Index most, Index count, class T>
 struct HighestScores {
-  T kept[most + 2];  ///< highest first; of equal ones the lower number is first
-  Index expert[most + 2];
+  /// Up to so many scores, all are put in order: by counting who stands before whom, without a branch.
+  static constexpr bool counted = count <= 16;
+  T kept[counted ? count : most + 2];  ///< highest first; of equal ones the lower number is first
+  Index expert[counted ? count : most + 2];
 
-  /// Needs `wanted` scores, at most most + 2.
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE HighestScores(const T* z, Index count, Index wanted) {
-    Index filled = 0;
-    for (Index e = 0; e < count; ++e) {
-      if (filled == wanted && !scores_above(z[e], kept[wanted - 1])) continue;
-      Index at = filled < wanted ? filled++ : wanted - 1;
-      for (; at > 0 && scores_above(z[e], kept[at - 1]); --at) {
-        kept[at] = kept[at - 1];
-        expert[at] = expert[at - 1];
+  /// The first `wanted` places are filled at least: as many as thresholds for up to wanted − 2 experts read.
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE HighestScores(const T* z, Index wanted) {
+    if constexpr (counted) {
+      std::int32_t place[count] = {};
+      T key[count];  // NaN is the lowest
+      for (int e = 0; e < count; ++e) key[e] = math::select(z[e] == z[e], z[e], math::lowest<T>);
+      for (int j = 0; j < count; ++j)
+        for (int e = 0; e < count; ++e) place[e] += (key[j] > key[e]) | ((key[j] == key[e]) & (j < e));
+      for (int e = 0; e < count; ++e) {
+        kept[place[e]] = z[e];
+        expert[place[e]] = e;
       }
-      kept[at] = z[e];
-      expert[at] = e;
+    } else {
+      Index filled = 0;
+      for (Index e = 0; e < count; ++e) {
+        if (filled == wanted && !scores_above(z[e], kept[wanted - 1])) continue;
+        Index at = filled < wanted ? filled++ : wanted - 1;
+        for (; at > 0 && scores_above(z[e], kept[at - 1]); --at) {
+          kept[at] = kept[at - 1];
+          expert[at] = expert[at - 1];
+        }
+        kept[at] = z[e];
+        expert[at] = e;
+      }
     }
   }
   /// θ for at most `limit` experts (0 ≤ limit ≤ most) and the least score τ.

@@ -140,7 +140,7 @@ struct SquareSums {
     for (Index i = first; i < whole; i += 8)
       for (int j = 0; j < 8; ++j) lane[j] += static_cast<double>(gradient[i + j]) * static_cast<double>(gradient[i + j]);
     for (Index i = whole; i < last; ++i) lane[i - whole] += static_cast<double>(gradient[i]) * static_cast<double>(gradient[i]);
-    partial[item] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+    partial[item] = ops::tree_sum<8>(lane);
   }
 };
 

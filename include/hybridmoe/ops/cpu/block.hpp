@@ -25,20 +25,16 @@ struct Operands {
   const T* next = nullptr;
   Index next_k = 0, c_ahead = 0;
 
-  /// The same product from another row or column on.
-  HYBRIDMOE_FUNCTION Operands from_row(Index row) const {
-    Operands rest = *this;
-    rest.a += row * a_row;
-    if (start != nullptr) rest.start += row * start_row;
-    rest.c += row * c_row;
-    return rest;
+  /// Moves to another row or column of the same product. (In place: copies are read before the stores that made them are done.)
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void move_rows(Index by) {
+    a += by * a_row;
+    if (start != nullptr) start += by * start_row;
+    c += by * c_row;
   }
-  HYBRIDMOE_FUNCTION Operands from_column(Index column) const {
-    Operands rest = *this;
-    rest.b += column;
-    if (start != nullptr) rest.start += column;
-    rest.c += column;
-    return rest;
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void move_columns(Index by) {
+    b += by;
+    if (start != nullptr) start += by;
+    c += by;
   }
 };
 
@@ -147,14 +143,14 @@ template <class T, int lanes, int rows, int registers, int a_step = 0>
   }
 }
 
-/// One row times row_panels whole panels, the next one `apart` numbers behind each.
-template <class T>
+/// One row times whole panels, the next one `apart` numbers behind each.
+template <class T, Index panels>
 [[gnu::noinline]] void multiply_row(Index depth, Index apart, const Operands<T>& operands) {
-  constexpr int lanes = register_lanes<T>, registers = static_cast<int>(panel_width) / lanes, panels = row_panels<T>;
+  constexpr int lanes = register_lanes<T>, registers = static_cast<int>(panel_width) / lanes;
   using V = Vector<T, lanes>;
   const auto [a, a_row, a_k, b, b_row, start, start_row, c, c_row, next, next_k, c_ahead] = operands;
   V sum[panels][registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
   for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 4
     for (int j = 0; j < registers; ++j) sum[p][j] = start == nullptr ? V{} : load<T, lanes>(start + p * panel_width + j * lanes);
@@ -162,14 +158,14 @@ template <class T>
   const T* line = b;
   for (Index k = 0; k < depth; ++k, line += panel_width) {
     const V factor = splat<T, lanes>(a[k * a_k]);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 4
       for (int j = 0; j < registers; ++j)
         sum[p][j] = fused_lanes(factor, load<T, lanes>(line + p * apart + j * lanes), sum[p][j]);
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 3
   for (int p = 0; p < panels; ++p) {
 #pragma GCC unroll 4
     for (int j = 0; j < registers; ++j) store<T, lanes>(c + p * panel_width + j * lanes, sum[p][j]);
@@ -188,9 +184,10 @@ void multiply_rows(Index rows, Index depth, const Operands<T>& operands) {
   }
 }
 
-/// Any number of rows, as blocks that are nearly alike: of 13 rows, 7 and 6.
+/// Any number of rows, as blocks that are nearly alike: of 13 rows, 7 and 6. Leaves the operands
+/// where they were, as all of these functions do.
 template <class T, int lanes, int registers>
-HYBRIDMOE_INLINE void multiply_tall(Index rows, Index depth, const Operands<T>& operands) {
+HYBRIDMOE_INLINE void multiply_tall(Index rows, Index depth, Operands<T>& operands) {
   if constexpr (lanes == register_lanes<T> && registers == 2) {
     // The passes of products with weights and of their gradients.
     if (operands.b_row == panel_width && operands.a_k == 1 && rows <= block_rows)
@@ -199,41 +196,50 @@ HYBRIDMOE_INLINE void multiply_tall(Index rows, Index depth, const Operands<T>& 
       return multiply_block<T, lanes, gradient_rows, 2, gradient_rows>(depth, operands);
   }
   if (rows <= block_rows) return multiply_rows<T, lanes, registers, block_rows>(rows, depth, operands);
-  for (Index row = 0; row < rows;) {
-    const Index left = rows - row;
+  for (Index left = rows; left > 0;) {
     const Index taken = divide_up(left, divide_up(left, block_rows));
-    multiply_rows<T, lanes, registers, block_rows>(taken, depth, operands.from_row(row));
-    row += taken;
+    multiply_rows<T, lanes, registers, block_rows>(taken, depth, operands);
+    operands.move_rows(taken);
+    left -= taken;
   }
+  operands.move_rows(-rows);
 }
 
 /// Any number of rows times `groups` groups of block_columns.
 template <class T>
-HYBRIDMOE_INLINE void multiply_groups(Index rows, Index depth, Index groups, const Operands<T>& operands) {
+HYBRIDMOE_INLINE void multiply_groups(Index rows, Index depth, Index groups, Operands<T>& operands) {
   constexpr int lanes = register_lanes<T>;
-  Index wide = 0, narrow_groups_of_wide = 0;
+  Index wide = 0;
   if constexpr (wide_rows > 0) {
     // Up to three rows beyond the multiple of six keep the multipliers busy only in wide blocks.
     const Index over = rows % block_rows;
     if (groups > 1 && over <= wide_rows) wide = over == 1 && rows > block_rows ? wide_rows : over;
-    narrow_groups_of_wide = groups % 2;
   }
   const Index tall = rows - wide;
   if (tall > 0) {
-    for (Index g = 0; g < groups; ++g) multiply_tall<T, lanes, 2>(tall, depth, operands.from_column(g * block_columns<T>));
+    for (Index g = 0; g < groups; ++g) {
+      multiply_tall<T, lanes, 2>(tall, depth, operands);
+      operands.move_columns(block_columns<T>);
+    }
+    operands.move_columns(-groups * block_columns<T>);
   }
   if constexpr (wide_rows > 0) {
     if (wide == 0) return;
-    const Operands<T> last = operands.from_row(tall);
-    for (Index g = 0; g + 2 <= groups; g += 2)
-      multiply_rows<T, lanes, 4, wide_rows>(wide, depth, last.from_column(g * block_columns<T>));
-    if (narrow_groups_of_wide > 0) multiply_tall<T, lanes, 2>(wide, depth, last.from_column((groups - 1) * block_columns<T>));
+    operands.move_rows(tall);
+    Index g = 0;
+    for (; g + 2 <= groups; g += 2) {
+      multiply_rows<T, lanes, 4, wide_rows>(wide, depth, operands);
+      operands.move_columns(2 * block_columns<T>);
+    }
+    if (g < groups) multiply_tall<T, lanes, 2>(wide, depth, operands);
+    operands.move_columns(-g * block_columns<T>);
+    operands.move_rows(-tall);
   }
 }
 
 /// Any number of rows times fewer than block_columns columns, in ever smaller registers.
 template <class T, int columns, int lanes = register_lanes<T>>
-void multiply_rest(Index rows, Index depth, const Operands<T>& operands) {
+void multiply_rest(Index rows, Index depth, Operands<T>& operands) {
   if constexpr (columns > 0) {
     if constexpr (lanes * sizeof(T) <= 8) {
       multiply_tall<T, 1, columns>(rows, depth, operands);
@@ -241,7 +247,9 @@ void multiply_rest(Index rows, Index depth, const Operands<T>& operands) {
       constexpr int whole = columns / lanes * lanes;
       if constexpr (whole > 0) multiply_tall<T, lanes, 1>(rows, depth, operands);
       constexpr int next = lanes * sizeof(T) > 16 ? lanes / 2 : 1;
-      multiply_rest<T, columns - whole, next>(rows, depth, operands.from_column(whole));
+      operands.move_columns(whole);
+      multiply_rest<T, columns - whole, next>(rows, depth, operands);
+      operands.move_columns(-whole);
     }
   }
 }
@@ -256,9 +264,8 @@ inline constexpr int block_rows = 4, gradient_rows = block_rows;
 
 /// Any number of rows times `columns` ≤ block_columns columns, for compilers without vector extensions and for devices.
 template <class T>
-HYBRIDMOE_FUNCTION void multiply_plain(Index rows, Index depth, Index columns, const Operands<T>& operands) {
-  for (Index from = 0; from < rows; from += block_rows) {
-    const Operands<T> o = operands.from_row(from);
+HYBRIDMOE_FUNCTION void multiply_plain(Index rows, Index depth, Index columns, Operands<T> o) {
+  for (Index from = 0; from < rows; from += block_rows, o.move_rows(block_rows)) {
     const Index count = smaller(block_rows, rows - from);
     T sum[block_rows][block_columns<T>];
     for (int r = 0; r < block_rows; ++r) {
@@ -281,8 +288,9 @@ HYBRIDMOE_FUNCTION void multiply_plain(Index rows, Index depth, Index columns, c
 }
 
 template <class T>
-HYBRIDMOE_FUNCTION void multiply_groups(Index rows, Index depth, Index groups, const Operands<T>& operands) {
-  for (Index g = 0; g < groups; ++g) multiply_plain(rows, depth, block_columns<T>, operands.from_column(g * block_columns<T>));
+HYBRIDMOE_FUNCTION void multiply_groups(Index rows, Index depth, Index groups, Operands<T> operands) {
+  for (Index g = 0; g < groups; ++g, operands.move_columns(block_columns<T>))
+    multiply_plain(rows, depth, block_columns<T>, operands);
 }
 
 template <class T, int columns>
@@ -292,12 +300,13 @@ HYBRIDMOE_FUNCTION void multiply_rest(Index rows, Index depth, const Operands<T>
 
 #endif  // HYBRIDMOE_VECTOR
 
-/// Any number of rows times static columns.
+/// Any number of rows times static columns. (The operands are used up.)
 template <class T, int columns>
-HYBRIDMOE_FUNCTION void multiply_columns(Index rows, Index depth, const Operands<T>& operands) {
+HYBRIDMOE_FUNCTION void multiply_columns(Index rows, Index depth, Operands<T>& operands) {
   constexpr int groups = columns / block_columns<T>;
   if constexpr (groups > 0) multiply_groups(rows, depth, groups, operands);
-  multiply_rest<T, columns % block_columns<T>>(rows, depth, operands.from_column(groups * block_columns<T>));
+  operands.move_columns(groups * block_columns<T>);
+  multiply_rest<T, columns % block_columns<T>>(rows, depth, operands);
 }
 
 }  // namespace hybridmoe::ops::cpu

@@ -11,28 +11,63 @@
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops::cpu {
 
 #if HYBRIDMOE_VECTOR
-/// The lower (upper) halves of a and b, element by element in turn.
-template <bool upper, class V, int... lane>
+/// Swaps what an off-diagonal pair of blocks holds: of every 2·unit lanes, the first half of b goes behind that of a (low), or
+/// the second half of a before that of b.
+template <bool low, int unit, class V, int... lane>
+HYBRIDMOE_INLINE V swap_blocks(V a, V b, std::integer_sequence<int, lane...>) {
+  constexpr int lanes = sizeof...(lane);
+  return __builtin_shufflevector(a, b, (lane % (2 * unit) < unit ? lane + (low ? 0 : unit) : lane + lanes - (low ? unit : 0))...);
+}
+/// The lower (upper) halves of every `part` lanes of a and b in turn, `unit` lanes at a time.
+template <bool upper, int unit, int part, class V, int... lane>
 HYBRIDMOE_INLINE V interleave(V a, V b, std::integer_sequence<int, lane...>) {
   constexpr int lanes = sizeof...(lane);
-  return __builtin_shufflevector(a, b, (lane / 2 + (upper ? lanes / 2 : 0) + (lane % 2) * lanes)...);
+  return __builtin_shufflevector(a, b,
+                                 (lane / part * part + (upper ? part / 2 : 0) + lane % part / (2 * unit) * unit + lane % unit +
+                                  (lane / unit % 2) * lanes)...);
 }
 
-/// A square of registers, transposed: interleaving row i with row i + lanes/2 rotates the index bits by one.
+/// The rest of a transposition in which blocks of `unit` lanes are already transposed.
+template <class T, int lanes, int unit>
+HYBRIDMOE_INLINE void swap_parts(Vector<T, lanes> (&square)[lanes]) {
+  if constexpr (unit < lanes) {
+    constexpr auto sequence = std::make_integer_sequence<int, lanes>();
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      if (i / unit % 2 != 0) continue;
+      const Vector<T, lanes> a = square[i], b = square[i + unit];
+      square[i] = swap_blocks<true, unit>(a, b, sequence);
+      square[i + unit] = swap_blocks<false, unit>(a, b, sequence);
+    }
+    swap_parts<T, lanes, 2 * unit>(square);
+  }
+}
+
+/// A square of registers, transposed. Within 16 bytes by interleaving, which most processors do at once; then blocks of that
+/// size are swapped.
 template <class T, int lanes>
 HYBRIDMOE_INLINE void transpose_square(Vector<T, lanes> (&square)[lanes]) {
   constexpr auto sequence = std::make_integer_sequence<int, lanes>();
-#pragma GCC unroll 4
-  for (int turn = 1; turn < lanes; turn *= 2) {
-    Vector<T, lanes> next[lanes];
+  constexpr int part = 16 / static_cast<int>(sizeof(T)) < lanes ? 16 / static_cast<int>(sizeof(T)) : lanes;
+  Vector<T, lanes> next[lanes];
 #pragma GCC unroll 8
-    for (int i = 0; i < lanes / 2; ++i) {
-      next[2 * i] = interleave<false>(square[i], square[i + lanes / 2], sequence);
-      next[2 * i + 1] = interleave<true>(square[i], square[i + lanes / 2], sequence);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) square[i] = next[i];
+  for (int i = 0; i < lanes; i += 2) {
+    next[i] = interleave<false, 1, part>(square[i], square[i + 1], sequence);
+    next[i + 1] = interleave<true, 1, part>(square[i], square[i + 1], sequence);
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) square[i] = next[i];
+  if constexpr (part == 4) {
+#pragma GCC unroll 4
+    for (int i = 0; i < lanes; i += 4) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        square[i + 2 * j] = interleave<false, 2, part>(next[i + j], next[i + j + 2], sequence);
+        square[i + 2 * j + 1] = interleave<true, 2, part>(next[i + j], next[i + j + 2], sequence);
+      }
+    }
+  }
+  swap_parts<T, lanes, part>(square);
 }
 #endif
 

@@ -25,36 +25,96 @@ inline constexpr Index item_work = HYBRIDMOE_VECTOR ? Index{1} << 21 : 1;
 struct Parts {
   Index count, size;
   HYBRIDMOE_FUNCTION constexpr Parts(Index pieces, Index most)
-      : count(divide_up(pieces, larger(1, most))), size(count == 0 ? 0 : divide_up(pieces, count)) {}
+      : count(pieces <= most ? smaller(1, pieces) : divide_up(pieces, larger(1, most))),
+        size(count <= 1 ? pieces : divide_up(pieces, count)) {}
 };
 
-/// The last columns of a panel, fewer than a block has: the panel is padded, c is not.
-template <class T>
-HYBRIDMOE_FUNCTION void multiply_edge(Index rows, Index depth, Index columns, Operands<T> o) {
-  T edge[pass_rows * block_columns<T>];
+/// Columns of a panel that fill no whole blocks: the panel is padded, c is not.
+template <class T, Index groups>
+HYBRIDMOE_FUNCTION void multiply_edge(Index rows, Index depth, Index columns, Operands<T>& o) {
+  constexpr Index width = groups * block_columns<T>;
+  T edge[pass_rows * width];
   T* const c = o.c;
   const Index c_row = o.c_row;
   if (o.start != nullptr) {
     for (Index r = 0; r < rows; ++r)
-      for (Index j = 0; j < block_columns<T>; ++j)
-        edge[r * block_columns<T> + j] = j < columns ? o.start[r * o.start_row + j] : T(0);
+      for (Index j = 0; j < width; ++j) edge[r * width + j] = j < columns ? o.start[r * o.start_row + j] : T(0);
     o.start = edge;
-    o.start_row = block_columns<T>;
+    o.start_row = width;
   }
   o.c = edge;
-  o.c_row = block_columns<T>;
-  multiply_groups(rows, depth, 1, o);
+  o.c_row = width;
+  multiply_groups(rows, depth, groups, o);
   for (Index r = 0; r < rows; ++r)
-    for (Index j = 0; j < columns; ++j) c[r * c_row + j] = edge[r * block_columns<T> + j];
+    for (Index j = 0; j < columns; ++j) c[r * c_row + j] = edge[r * width + j];
 }
 
 /// c[rows, columns] = start + a·panel for at most pass_rows rows and 32 columns of a panel (b_row = 32).
 template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void multiply_panel(Index rows, Index depth, Index columns, const Operands<T>& operands) {
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void multiply_panel(Index rows, Index depth, Index columns, Operands<T> operands) {
   const Index groups = columns / block_columns<T>, rest = columns % block_columns<T>;
+#if HYBRIDMOE_VECTOR
+  // So few rows wait for their sums: two blocks' columns take no longer than one's.
+  if constexpr (wide_rows > 0 && panel_width == 2 * block_columns<T>)
+    if (rows <= wide_rows && groups == 1 && rest > 0) return multiply_edge<T, 2>(rows, depth, columns, operands);
+#endif
   if (groups > 0) multiply_groups(rows, depth, groups, operands);
-  if (rest > 0) multiply_edge(rows, depth, rest, operands.from_column(groups * block_columns<T>));
+  if (rest > 0) {
+    operands.move_columns(groups * block_columns<T>);
+    multiply_edge<T, 1>(rows, depth, rest, operands);
+  }
 }
+
+#if HYBRIDMOE_VECTOR
+/// c[columns] = start + one row times panels that lie depth·32 numbers apart; null start: zeros. The last panel may be cut.
+template <class T>
+HYBRIDMOE_INLINE void multiply_single(Index terms, Index depth, Index columns, const T* a, const T* panels, const T* start,
+                                      T* c) {
+  constexpr Index pair = row_panels<T>, most = pair + 1;
+  T edge[most * panel_width];
+  for (Index done = 0; done < columns;) {
+    // Two and two, and three at the end rather than two and one: one alone waits for its sums.
+    const Index left = divide_up(columns - done, panel_width), taken = left == most ? most : smaller(left, pair);
+    const Index here = smaller(columns - done, taken * panel_width);
+    const bool whole = here == taken * panel_width;
+    Operands<T> operands{a, 0, 1, panels + done * depth, panel_width, start == nullptr ? nullptr : start + done, 0, c + done, 0};
+    if (!whole) {
+      for (Index j = 0; j < here; ++j) edge[j] = start == nullptr ? T(0) : operands.start[j];
+      for (Index j = here; j < taken * panel_width; ++j) edge[j] = T(0);
+      operands.start = operands.c = edge;
+    }
+    if (taken == most) {
+      multiply_row<T, most>(terms, depth * panel_width, operands);
+    } else if (taken == pair) {
+      multiply_row<T, pair>(terms, depth * panel_width, operands);
+    } else {
+      multiply_row<T, 1>(terms, depth * panel_width, operands);
+    }
+    if (!whole)
+      for (Index j = 0; j < here; ++j) c[done + j] = edge[j];
+    done += here;
+  }
+}
+
+/// c[columns] = bias + a·panels for one row: what decoding does most, in as few steps as can be. One item: some panels.
+template <class T>
+struct RowKernel {
+  Index depth, columns, panels_per_item;
+  const T *a, *panels, *bias;  ///< [depth]; [count][depth][32]; [columns] or null
+  T* c;
+
+  /// Panels of an item, of `count` in all: a row costs as much as about 32 would, it waits for memory.
+  HYBRIDMOE_FUNCTION static Index share(Index depth, Index count) {
+    const Index work = 32 * panel_width * depth;
+    return work * count <= item_work ? count : Parts(count, larger(row_panels<T>, divide_up(item_work, work))).size;
+  }
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
+    const Index column = item * panels_per_item * panel_width;
+    multiply_single(depth, depth, smaller(panels_per_item * panel_width, columns - column), a, panels + column * depth,
+                    bias == nullptr ? nullptr : bias + column, c + column);
+  }
+};
+#endif
 
 /// Which rows of which group an item has.
 struct RowRange {
@@ -66,7 +126,8 @@ HYBRIDMOE_FUNCTION inline RowRange find_rows(Index block, const Index* offset, I
                                              Index most) {
   for (Index g = first_group; g < first_group + groups; ++g) {
     const Index begin = offset == nullptr ? 0 : offset[g], count = (offset == nullptr ? rows : offset[g + 1]) - begin;
-    const Index blocks = divide_up(count, most);
+    const Index blocks =
+        count <= most ? smaller(1, count) : divide_up(count, most);  // a division takes as long as small products
     if (block < blocks) return {g, begin + block * most, smaller(most, count - block * most)};
     block -= blocks;
   }
@@ -89,6 +150,13 @@ struct ProductKernel {
 
   /// Decides how the work is shared out among `threads`; returns the number of items.
   HYBRIDMOE_FUNCTION Index plan(Index threads) {
+    // Small products are one item: to find that out by the divisions below takes as long as some of them.
+    if (offset == nullptr && rows <= (threads == 1 ? row_block : 2 * pass_rows) &&
+        panel_width * depth * larger(rows, 32) * count <= item_work) {
+      rows_per_item = row_block;
+      panels_per_item = count;
+      return row_items = panel_items = 1;
+    }
     const Index of_group = divide_up(rows, groups);
     // The fuller its passes and the more panels an item has, the better; but threads want shares of the same size.
     rows_per_item = row_block;
@@ -111,8 +179,8 @@ struct ProductKernel {
     if (offset != nullptr && offset[first_group] == offset[first_group + groups]) return;  // no expert was chosen
     // What is read again by the next item is the smaller of weights and rows.
     const bool panels_first = rows > columns && offset == nullptr;
-    const Index row_item = panels_first ? item / panel_items : item % row_items;
-    const Index panel_item = panels_first ? item % panel_items : item / row_items;
+    const Index row_item = panel_items == 1 ? item : panels_first ? item / panel_items : item % row_items;
+    const Index panel_item = panel_items == 1 ? 0 : panels_first ? item % panel_items : item / row_items;
     const RowRange range = find_rows(row_item, offset, first_group, groups, rows, rows_per_item);
     if (range.count == 0) return;
     const Index begin = panel_item * panels_per_item, until = smaller(count, begin + panels_per_item);
@@ -134,20 +202,19 @@ struct ProductKernel {
     // Each pass fetches its share of the next strip: all of it at once would have to wait for memory.
     const Index share = passes.count > 1 ? divide_up(panel_width, passes.count) : 0;
     const bool onward = accumulate || k > 0;
+#if HYBRIDMOE_VECTOR
+    if constexpr (row_panels<T> > 1) {
+      if (range.count == 1) {
+        const Index column = (first + begin) * panel_width, until_column = smaller(columns, (first + until) * panel_width);
+        T* const to = c + range.from * columns + column;
+        return multiply_single(terms, depth, until_column - column, left, group_panels + (begin * depth + k) * panel_width,
+                               onward ? to : (bias == nullptr ? nullptr : bias + column), to);
+      }
+    }
+#endif
     for (Index p = begin; p < until; ++p) {
       const Index column = (first + p) * panel_width;
       const T* const strip = group_panels + (p * depth + k) * panel_width;
-#if HYBRIDMOE_VECTOR
-      if constexpr (row_panels<T> > 1) {
-        if (range.count == 1 && p + row_panels<T> <= until && column + row_panels<T> * panel_width <= columns) {
-          T* const to = c + range.from * columns + column;
-          const T* const start = onward ? to : (bias == nullptr ? nullptr : bias + column);
-          multiply_row(terms, depth * panel_width, Operands<T>{left, left_row, 1, strip, panel_width, start, 0, to, columns});
-          p += row_panels<T> - 1;
-          continue;
-        }
-      }
-#endif
       const T* next = strip;
       if (p + 1 < until) {
         next += depth * panel_width;

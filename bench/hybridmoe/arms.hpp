@@ -116,7 +116,7 @@ constexpr Training plain_training{.sampled = false};
 #define MEAN_WINDOW 96
 #endif
 #if !defined(TIME_HIDDEN)
-#define TIME_HIDDEN 640
+#define TIME_HIDDEN 1472
 #endif
 
 struct full : Arm<Full> {};

@@ -248,7 +248,7 @@ struct WeightedAttention {
       const KeyStore<T, size> places = key_tokens.of(sequence, begin, slot);
       T keys[size * key_tile], values[key_tile * size], weights[block * key_tile];
       // Where the store has few places, queries meet the keys where they lie, and scores are gathered instead of keys.
-      constexpr Index few = vectors * lists.room <= 2048 ? 2 * lists.room : 0;
+      constexpr Index room = KeyLists<T, Shape::entries, Shape::grid>::room, few = vectors * room <= 2048 ? 2 * room : 0;
       T by_place[vectors * few + 1];
       const bool in_place = places.tiles * key_tile <= few;
       if (in_place && lists.count[list] > 0)

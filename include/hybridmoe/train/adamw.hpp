@@ -9,6 +9,7 @@
 #include <hybridmoe/core/scalar.hpp>
 #include <hybridmoe/core/visit.hpp>
 #include <hybridmoe/exec/space.hpp>
+#include <hybridmoe/ops/elementwise.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::train {
 

@@ -52,10 +52,10 @@ struct ScaleStore {
   Index tiles = 0, head_stride = 0;
 
   HYBRIDMOE_FUNCTION T* key_at(Index head, Index tile) const {
-    return keys + head * head_stride + tile % tiles * (size * key_tile);
+    return keys + head * head_stride + ring_tile(tile, tiles) * (size * key_tile);
   }
   HYBRIDMOE_FUNCTION T* value_at(Index head, Index tile) const {
-    return values + head * head_stride + tile % tiles * (size * key_tile);
+    return values + head * head_stride + ring_tile(tile, tiles) * (size * key_tile);
   }
 };
 
@@ -100,7 +100,7 @@ struct StoreSegmentsKernel {
       const Index s = segments.scale_of(i), sequence = segments.sequence[i], number = segments.number[i];
       const ScaleStore<T, size> store =
           stores.of(s, sequence, segments.first_of(s, batch.sequences)[sequence] - segments.offset[s]);
-      const Index tile = number / key_tile, lane = number % key_tile, at = tile % store.tiles * key_tile + lane;
+      const Index tile = number / key_tile, lane = number % key_tile, at = ring_tile(tile, store.tiles) * key_tile + lane;
       store.log_omega[at] = segments.log_omega[i];
       store.end[at] = static_cast<std::int32_t>(segments.end[i]);
       for (Index h = 0; h < kv_heads; ++h) {
@@ -162,8 +162,8 @@ struct CrossScaleInput {
     const int rows = static_cast<int>(row1 - row0), width = static_cast<int>(key_tile);
     tile::multiply<T, static_cast<int>(key_tile)>(rows * group, size, ready, size, 1, store.key_at(head, tile), key_tile, logit,
                                                   row_stride);
-    const std::int32_t* const end = store.end + tile % store.tiles * key_tile;
-    const T* const omega = store.log_omega + tile % store.tiles * key_tile;
+    const std::int32_t* const end = store.end + ring_tile(tile, store.tiles) * key_tile;
+    const T* const omega = store.log_omega + ring_tile(tile, store.tiles) * key_tile;
     for (int r = 0; r < rows; ++r) {
       const Index row = row0 + r, until = closed(row, s), base = tile * key_tile;
       const bool weighs = all || emphasis.at(row, s) != T(0);
@@ -221,7 +221,7 @@ struct CrossScaleKernel {
       }
     }
     for (int m = 0; m < count; ++m) {
-      total[m] = math::exp(-top[m]);
+      total[m] = math::exp_nonpositive(-top[m]);
       for (int c = 0; c < size; ++c) sum[m * size + c] = T(0);
     }
     slot = 0;
@@ -233,7 +233,7 @@ struct CrossScaleKernel {
         for (int m = 0; m < count; ++m) {
           const T e = input.emphasis.at(row0 + m / group, s);
           T* const w = weight + m * lanes + slot * width;
-          for (int j = 0; j < width; ++j) w[j] = e * math::exp(w[j] - top[m]);
+          for (int j = 0; j < width; ++j) w[j] = e * math::exp_nonpositive(w[j] - top[m]);
           T lane[8] = {};
           for (int j = 0; j < width; j += 8)
             for (int i = 0; i < 8; ++i) lane[i] += w[j + i];

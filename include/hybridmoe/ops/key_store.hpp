@@ -9,6 +9,9 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
 
 inline constexpr Index key_tile = 32;
 
+/// Where tile `tile` lies in a ring of `tiles`. (Most rings are not full: a division takes longer than to fetch a key.)
+HYBRIDMOE_FUNCTION constexpr Index ring_tile(Index tile, Index tiles) { return tile < tiles ? tile : tile % tiles; }
+
 /// A view of one sequence's store: kv heads × tiles. Position p lives in tile (p/32) mod tiles, so a store may be a ring.
 /// head_stride: elements from one kv head to the next.
 template <class T, int size>
@@ -18,11 +21,11 @@ struct KeyStore {
   Index tiles = 0;
   Index head_stride = 0;
 
-  HYBRIDMOE_FUNCTION T* key_at(Index head, Index tile) const { return keys + tile_at(head, tile); }
-  HYBRIDMOE_FUNCTION T* value_at(Index head, Index tile) const { return values + tile_at(head, tile); }
-  HYBRIDMOE_FUNCTION Index tile_at(Index head, Index tile) const {
-    const Index place = tile < tiles ? tile : tile % tiles;  // the division takes longer than to fetch a key
-    return head * head_stride + place * (size * key_tile);
+  HYBRIDMOE_FUNCTION T* key_at(Index head, Index tile) const {
+    return keys + head * head_stride + ring_tile(tile, tiles) * (size * key_tile);
+  }
+  HYBRIDMOE_FUNCTION T* value_at(Index head, Index tile) const {
+    return values + head * head_stride + ring_tile(tile, tiles) * (size * key_tile);
   }
 };
 

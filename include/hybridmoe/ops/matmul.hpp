@@ -121,17 +121,6 @@ struct Matmul {
 
  private:
   HYBRIDMOE_FUNCTION static void multiply(const Space& space, cpu::ProductKernel<T> kernel) {
-#if HYBRIDMOE_VECTOR
-    if constexpr (cpu::row_panels<T> > 1) {
-      if (kernel.rows == 1 && kernel.first == 0 && !kernel.accumulate) {
-        const Index share = cpu::RowKernel<T>::share(kernel.depth, kernel.count);
-        space.each(divide_up(kernel.count, share),
-                   cpu::RowKernel<T>{kernel.depth, smaller(kernel.columns, kernel.count * panel_width), share, kernel.a,
-                                     kernel.panels, kernel.bias, kernel.c});
-        return;
-      }
-    }
-#endif
     const Index items = kernel.plan(static_cast<Index>(space.concurrency()));
     space.each(items, kernel);
   }

@@ -68,7 +68,7 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften(T* score, VisibleLanes visible, T& 
       lane[i] += weight;
     }
   const T factor = maximum == math::lowest<T> ? T(0) : math::exp_nonpositive(maximum - next);
-  total = total * factor + tree_sum<8>(lane);
+  total = total * factor + tree_sum<softmax_lanes>(lane);
   maximum = next;
   return factor;
 }

@@ -110,7 +110,7 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften_weighted(T* score, const T* weight,
       lane[i] += product;
     }
   const T factor = maximum == math::lowest<T> ? T(0) : math::exp_nonpositive(maximum - next);
-  total = total * factor + tree_sum<8>(lane);
+  total = total * factor + tree_sum<softmax_lanes>(lane);
   maximum = next;
   return factor;
 }

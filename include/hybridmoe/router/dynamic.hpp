@@ -167,7 +167,7 @@ struct Dynamic {
       ops::Matmul<Space, T, count, width>::forward(space, arena, rows, x.data, p.weight, none, tape.score);
       if constexpr (rank > 0) {
         ops::Matmul<Space, T, rank, width>::forward(space, arena, rows, x.data, p.projection, none, tape.projected);
-        space.each(Lengths<T>::items, Lengths<T>{p.centroid.data, s.inverse});
+        space.each(count, CentroidLengthKernel<T, rank>{p.centroid.data, s.inverse});
         if constexpr (context > 0) {
           if (const T* const given = context_of<T>(call).value; given != nullptr) {
             ops::Matmul<Space, T, rank, context>::forward(space, arena, rows, given, p.context_projection, none, s.from_context);
@@ -207,7 +207,7 @@ struct Dynamic {
       const Index rows = call.batch.rows, blocks = divide_up(rows, dynamic_block);
       Arena arena = call.arena;
       const BackwardScratch<T> s(arena, rows);
-      if constexpr (rank > 0) space.each(Lengths<T>::items, Lengths<T>{p.centroid.data, s.inverse});
+      if constexpr (rank > 0) space.each(count, CentroidLengthKernel<T, rank>{p.centroid.data, s.inverse});
       const T auxiliary = static_cast<T>(call.auxiliary), share = rows > 0 ? auxiliary / static_cast<T>(rows) : T(0);
       const Semantic<T> semantic = semantic_of(p, s.inverse);
       space.each(blocks, DynamicBackwardKernel<T, count, most, rank>{rows,
@@ -276,9 +276,6 @@ struct Dynamic {
       for (int n = 1; n < 60; n += 2, term *= t * t) sum += term / n;
       return static_cast<float>(whole + 2 * sum);
     }();
-
-    template <class T>
-    using Lengths = CentroidLengthKernel<T, count, rank>;
 
     template <class T>
     static constexpr Index matmul_scratch(Index rows) {

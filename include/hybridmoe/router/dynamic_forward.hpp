@@ -19,16 +19,12 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T inverse_length(const T* v, Index size) {
   return T(1) / math::sqrt(ops::sum_of_squares(v, size) + T(cosine_epsilon));
 }
 
-/// inverse[e] = 1/|C_e|. One item: some centroids.
-template <class T, Index count, Index rank>
+/// inverse[e] = 1/|C_e|
+template <class T, Index rank>
 struct CentroidLengthKernel {
-  static constexpr Index block = 16, items = divide_up(count, block);
   const T* centroid;
   T* inverse;
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
-    const Index end = smaller(count, (item + 1) * block);
-    for (Index e = item * block; e < end; ++e) inverse[e] = inverse_length(centroid + e * rank, rank);
-  }
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index e) const { inverse[e] = inverse_length(centroid + e * rank, rank); }
 };
 
 /// The semantic score: κ·cos(a, C_e), a = P_x·x + P_s·context + p_c·c. Null centroid: none.

@@ -95,25 +95,6 @@ HYBRIDMOE_INLINE void multiply_single(Index terms, Index depth, Index columns, c
     done += here;
   }
 }
-
-/// c[columns] = bias + a·panels for one row: what decoding does most, in as few steps as can be. One item: some panels.
-template <class T>
-struct RowKernel {
-  Index depth, columns, panels_per_item;
-  const T *a, *panels, *bias;  ///< [depth]; [count][depth][32]; [columns] or null
-  T* c;
-
-  /// Panels of an item, of `count` in all: a row costs as much as about 32 would, it waits for memory.
-  HYBRIDMOE_FUNCTION static Index share(Index depth, Index count) {
-    const Index work = 32 * panel_width * depth;
-    return work * count <= item_work ? count : Parts(count, larger(row_panels<T>, divide_up(item_work, work))).size;
-  }
-  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
-    const Index column = item * panels_per_item * panel_width;
-    multiply_single(depth, depth, smaller(panels_per_item * panel_width, columns - column), a, panels + column * depth,
-                    bias == nullptr ? nullptr : bias + column, c + column);
-  }
-};
 #endif
 
 /// Which rows of which group an item has.

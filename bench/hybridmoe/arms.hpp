@@ -140,6 +140,7 @@ struct segments_none : Arm<Refilled<Parts{.segments = false}>::Model> {};
 struct segments_fixed : Arm<Refilled<Parts{.fixed_segments = true}>::Model> {};
 struct segments_random : Arm<Refilled<Parts{.random_segments = true}>::Model> {};
 struct complexity_none : Arm<Refilled<Parts{.complexity = false}>::Model> {};
+struct joining_none : Arm<Refilled<Parts{.joining = false}>::Model> {};
 struct complexity_shuffled : Arm<Refilled<Parts{.shuffled_complexity = true}>::Model> {};
 struct controller_none : Arm<Refilled<Parts{.controller = false}>::Model> {};
 struct controller_constant : Arm<Refilled<Parts{.constant_controller = true}>::Model> {};

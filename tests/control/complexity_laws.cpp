@@ -14,7 +14,7 @@ namespace {
 
 /// Rounded features, whose derivatives by what they are made of are 0, as backward says.
 constexpr control::ComplexityOptions small{
-    .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8, .steps = 64};
+    .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8, .steps = 64, .joining = 3};
 constexpr control::ComplexityOptions every_token{.window = 8, .recent = 8, .projected = 3, .rank = 4, .hashes = 256, .steps = 64};
 
 using Read = check::ReadStreams<check::Drive<hybridmoe::stream::Complexity, 1>>;
@@ -29,7 +29,7 @@ check::Options long_sequences(std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("the complexity estimator keeps the laws with hashed classes") {
+TEST_CASE("the complexity estimator keeps the laws with hashed classes, joining the stack's input") {
   test::laws_everywhere<check::WithSources<Read, 2, control::Complexity<small, test::FewClasses>>, Env>(long_sequences(4));
 }
 TEST_CASE("the complexity estimator keeps the laws with every token a class, shuffled in time") {

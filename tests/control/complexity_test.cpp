@@ -20,6 +20,9 @@ constexpr control::ComplexityOptions hashed{
 
 // Rings of 7 + 3 positions and of 63 + 8.
 using Small = check::WithSources<Read, 2, control::Complexity<hashed, test::FewClasses>>;
+constexpr control::ComplexityOptions joining{
+    .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8, .joining = 3};
+using Joining = check::WithSources<Read, 2, control::Complexity<joining, test::FewClasses>>;
 using SmallEnv = hybridmoe::Environment<12, 60, 16, 3>;
 using Whole = check::WithSources<Read, 2, control::Complexity<control::ComplexityOptions{}, test::FewClasses>>;
 using WholeEnv = hybridmoe::Environment<12, 200, 24, 8>;
@@ -137,12 +140,14 @@ TEST_CASE("the estimator as it is shipped keeps laws 1 and 2") {
   options.length = 50;
   test::forward_laws<Small, SmallEnv, double>(options);
   test::forward_laws<Small, SmallEnv, float>(options);
+  test::forward_laws<Joining, SmallEnv, double>(options);
   options.length = 150;
   test::forward_laws<Whole, WholeEnv, float>(options);
 }
 
 TEST_CASE("taking tokens back leaves no trace in the estimator") {
   test::rewinds_exactly<Small, SmallEnv, double>(55);
+  test::rewinds_exactly<Joining, SmallEnv, float>(55);
   test::rewinds_exactly<Whole, WholeEnv, float>(150);
   using Shuffled = control::Complexity<hashed, test::FewClasses, control::Shuffled<3, 9>>;
   test::rewinds_exactly<check::WithSources<Read, 2, Shuffled>, SmallEnv, float>(55);
@@ -270,6 +275,64 @@ TEST_CASE("an estimator that readers do not teach has no gradient from them, and
       CHECK(taught.run.gradient[hybridmoe::to_size(taught.offset(name) + i)] != 0);
       CHECK(untaught.run.gradient[hybridmoe::to_size(untaught.offset(name) + i)] == 0);
     }
+}
+
+TEST_CASE("what joins the stack's input are the standardised features and the last tokens' surprisals and gains") {
+  const test::ComplexityReference reference{
+      .width = 12, .window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8, .residues = 10};
+  Subject<Joining, SmallEnv> s;
+  const std::vector<Index> lengths{50, 1, 2, 7};
+  s.run.x = test::numbers(60 * 12, 9);
+  s.run.dy = test::numbers(60 * 12, 11);
+  s.run.dx.assign(s.run.dy.size(), 0.0);
+  s.run.gradient.assign(s.parameters.size(), 0.0);
+  s.fill("complexity.variance", 0.2);
+  const auto tensor = [&](const std::string& name) -> const double* { return s.tensor(name); };
+
+  std::vector<std::vector<double>> joined;
+  std::vector<double> c;
+  Index first = 0;
+  for (const Index length : lengths) {
+    const std::vector<double> x(s.run.x.begin() + first * 12, s.run.x.begin() + (first + length) * 12);
+    const std::vector<int> token = tokens_of(x, 12);
+    const std::vector<double> two = reference.surprisal(token, tensor, 2), one = reference.surprisal(token, tensor, 1);
+    const std::vector<std::vector<double>> features = reference.features<test::FewClasses>(token, x, tensor);
+    for (std::size_t t = 0; t < token.size(); ++t) {
+      std::vector<double> row;
+      for (std::size_t i = 0; i < 6; ++i) row.push_back((features[t][i] - tensor("complexity.mean")[i]) / std::sqrt(0.2 + 1e-3));
+      for (std::size_t back = 0; back < 3; ++back) {
+        row.push_back(t < back ? 0.0 : two[t - back] - tensor("complexity.mean")[1]);
+        row.push_back(t < back ? 0.0 : one[t - back] - two[t - back] - tensor("complexity.mean")[2]);
+      }
+      joined.push_back(row);
+      c.push_back(test::ComplexityReference::squash(features[t], tensor));
+    }
+    first += length;
+  }
+  s.train(lengths);
+
+  CHECK(s.size("complexity.join.weight") == 12 * 12);
+  const double* const weight = s.tensor("complexity.join.weight");
+  double worst = 0, of_gradient = 0, largest = 0;
+  for (std::size_t column = 0; column < 12; ++column) {
+    const double k = static_cast<double>(static_cast<int>(column) * 61 % 101 - 50) / 50;  // of check::MixStreamKernel
+    for (std::size_t t = 0; t < 60; ++t) {
+      double expected = s.run.x[t * 12 + column] + k * c[t];
+      for (std::size_t i = 0; i < 12; ++i) expected += weight[column * 12 + i] * joined[t][i];
+      worst = std::fmax(worst, std::fabs(s.run.y[t * 12 + column] - expected));
+    }
+    for (std::size_t i = 0; i < 12; ++i) {
+      double expected = 0;
+      for (std::size_t t = 0; t < 60; ++t) expected += s.run.dy[t * 12 + column] * joined[t][i];
+      const double got = s.run.gradient[hybridmoe::to_size(s.offset("complexity.join.weight")) + column * 12 + i];
+      of_gradient = std::fmax(of_gradient, std::fabs(got - expected));
+      largest = std::fmax(largest, std::fabs(weight[column * 12 + i]));
+    }
+  }
+  CHECK(worst < 1e-12);
+  CHECK(of_gradient < 1e-12);
+  CHECK(largest > 0.01);
+  CHECK(s.run.dx == s.run.dy);  // what joins is constant
 }
 
 TEST_CASE("a shuffled or delayed estimator shows complexities of earlier rows") {

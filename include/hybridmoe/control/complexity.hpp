@@ -15,6 +15,10 @@
 /// own. w and b learn from what computing more was worth (stream::Gain), and, if ComplexityOptions::uses, through what reads c as
 /// well: which makes of c whatever tells readers most, surprise for instance. The predictors learn by a cross-entropy of their
 /// own, which is an auxiliary loss and reaches nothing else.
+///
+/// With ComplexityOptions::joining the stack's input learns of it too: x⁰_t += J·ψ_t, ψ_t the standardised φ_t and, of the last
+/// `joining` tokens, surprisal and gain less their means (constants as well). So layers know at once that what held so far has
+/// ended, which they would else have to find out by comparing predictions with tokens.
 
 #include <hybridmoe/control/classes.hpp>
 #include <hybridmoe/control/timing.hpp>
@@ -23,6 +27,7 @@
 #include <hybridmoe/ops/cross_entropy.hpp>
 #include <hybridmoe/ops/embed.hpp>
 #include <hybridmoe/ops/fill.hpp>
+#include <hybridmoe/ops/recent_features.hpp>
 #include <hybridmoe/ops/squash.hpp>
 #include <hybridmoe/ops/window_features.hpp>
 
@@ -41,6 +46,7 @@ struct ComplexityOptions {
   float start = 0.25f;     ///< of speed·w: not 0, or c and what multiplies it would both wait for the other to move
   float speed = 1;         ///< how much faster than w and b their sum moves, where an optimizer's steps are all of one size
   float rate = 0.01f;      ///< with which means and variances follow
+  Index joining = 0;       ///< of the last tokens, whose surprisal and gain join the stack's input beside φ; 0: nothing does
   bool uses = true;        ///< whether c learns through what reads it (last: clang 14 fails on what follows a bool here)
 };
 
@@ -52,6 +58,8 @@ struct Complexity {
   static_assert(options.window > 1 && options.window < 65536, "ComplexityOptions::window must lie between 2 and 65535");
   static_assert(options.recent > 0 && options.recent <= options.window,
                 "ComplexityOptions::recent must be positive and at most the window");
+  static_assert(options.joining >= 0 && options.joining <= options.window,
+                "ComplexityOptions::joining must lie between 0 and the window");
   static_assert(options.projected > 0 && options.rank > 0 && options.residues > 0,
                 "ComplexityOptions::projected, rank and residues must be positive");
   static_assert(options.hashes > 1 && options.classes >= 0 && options.classes != 1,
@@ -72,8 +80,12 @@ struct Complexity {
     static_assert(vocab > 1, "control::Complexity needs a vocabulary");
     /// Rows of the rings: what a row looks back at, and what a sequence may take back.
     static constexpr Index ring = larger(window - 1, 2) + Env::rewind;
+    static constexpr bool joins = options.joining > 0;
     static constexpr bool retimed = Timing::reach > 0;
     static constexpr Index own_ring = Timing::reach + Env::rewind;
+    template <class T>
+    using Recent = ops::RecentFeaturesKernel<T, features, options.joining, options.steps, ring>;
+    static constexpr Index joined = joins ? Recent<float>::size : 0;  ///< elements of ψ
 
     template <class T, class Storage>
     struct Parameters {
@@ -84,6 +96,7 @@ struct Complexity {
       Array<T, classes> output_bias;
       Array<T, features> mean, variance, weight;
       Array<T, 1> bias;
+      [[no_unique_address]] Optional<joins, Weight<T, Storage, width, larger(1, joined)>, 151> join;
     };
     static void visit(auto&& f, const Name& at, auto&... p) {
       f(at / "projection" / "weight", Trait::frozen(inverse_root(width)), p.projection...);
@@ -97,6 +110,7 @@ struct Complexity {
       f(at / "variance", Trait::controlled(Update::integral, options.rate, 0.0625f), p.variance...);
       f(at / "weight", Trait::gain(options.start / options.speed), p.weight...);
       f(at / "bias", Trait::bias(), p.bias...);
+      if constexpr (joins) f(at / "join" / "weight", Trait::weight(0), p.join...);
     }
 
     /// Rings by position.
@@ -113,6 +127,7 @@ struct Complexity {
       T *z, *one, *two;                                       ///< [rows, projected], [rows, rank] twice: of both predictors
       T *surprisal, *gain;                                    ///< [rows]
       T *feature, *own, *value;                               ///< [rows, features], [rows] before and after Timing
+      T* recent;                                              ///< ψ: [rows, joined]
       std::int32_t *syntax, *target, *first, *second, *pair;  ///< [rows]
       T *d = nullptr, *loss = nullptr;                        ///< [rows], [1]
       HYBRIDMOE_FUNCTION constexpr Tape(auto& arena, Extent e)
@@ -124,6 +139,7 @@ struct Complexity {
             feature(arena.template take<T>(e.rows * features)),
             own(arena.template take<T>(e.rows)),
             value(retimed ? arena.template take<T>(e.rows) : own),
+            recent(joins ? arena.template take<T>(e.rows * joined) : nullptr),
             syntax(arena.template take<std::int32_t>(e.rows)),
             target(arena.template take<std::int32_t>(e.rows)),
             first(arena.template take<std::int32_t>(e.rows)),
@@ -146,16 +162,23 @@ struct Complexity {
             d_hidden(backward ? arena.template take<T>(rows * rank) : nullptr),
             loss(arena.template take<double>(smaller(rows, piece))) {}
     };
+    template <class T>
+    struct JoinScratch {
+      T* added;  ///< [rows, width]
+      HYBRIDMOE_FUNCTION constexpr JoinScratch(auto& arena, Index rows) : added(arena.template take<T>(rows * width)) {}
+    };
     template <class T, class Storage>
     static constexpr Index workspace_bytes(Extent e) {
       const Extent part{smaller(e.rows, piece), e.sequences, e.training};
       const Index predictor = planned_bytes<Scratch<T>>(e.rows, e.training) + product_workspace<T, Storage, classes, rank>(part);
-      return larger(product_workspace<T, Storage, projected, width>({e.rows, e.sequences, false}), predictor);
+      const Index join =
+          joins ? planned_bytes<JoinScratch<T>>(e.rows) + product_workspace<T, Storage, width, larger(1, joined)>(e) : 0;
+      return larger(larger(product_workspace<T, Storage, projected, width>({e.rows, e.sequences, false}), predictor), join);
     }
 
     template <class Space, class T, class Storage>
     HYBRIDMOE_FUNCTION static void forward(const Call<Space>& call, const Parameters<T, Storage>& p,
-                                           const SourceInput<T, width>& input, Rows<T, width>, States<State<T>> states,
+                                           const SourceInput<T, width>& input, Rows<T, width> x, States<State<T>> states,
                                            const Tape<T>& tape) {
       const Space& space = call.space;
       const Batch& batch = call.batch;
@@ -189,6 +212,13 @@ struct Complexity {
                  Features{batch, token, z, surprisal, gain, tape.syntax, ops::n_log_n<T, window>(), tape.feature});
       space.each(divide_up(rows, ops::squash_block),
                  ops::SquashKernel<T, features>{rows, squash(p), tape.feature, tape.own, retimed ? nullptr : tape.d});
+      if constexpr (joins) {
+        space.each(divide_up(rows, ops::squash_block), Recent<T>{batch, squash(p), tape.feature, surprisal, gain, tape.recent});
+        Arena arena = call.arena;
+        const JoinScratch<T> s(arena, rows);
+        Join<Space, T>::forward(space, arena, rows, tape.recent, p.join, nullptr, s.added);
+        ops::add(space, rows * width, static_cast<const T*>(s.added), x.data);
+      }
       if constexpr (retimed) {
         using Own = ops::History<T, 1, own_ring>;
         const Own own{tape.own, states ? reinterpret_cast<std::byte*>(&state->own) : nullptr, states.stride};
@@ -212,7 +242,7 @@ struct Complexity {
 
     template <class Space, class T>
     HYBRIDMOE_FUNCTION static void backward(const Call<Space>& call, const Parameters<T, Flat>& p, const SourceInput<T, width>&,
-                                            const Tape<T>& tape, Rows<const T, width>, Rows<T, width>,
+                                            const Tape<T>& tape, Rows<const T, width> dx, Rows<T, width>,
                                             Parameters<T, Flat>& gradient) {
       using Squashed = ops::SquashBackwardKernel<T, features, Timing>;
       const Space& space = call.space;
@@ -220,6 +250,7 @@ struct Complexity {
       space.each(Squashed::items,
                  Squashed{call.batch, squash(p), static_cast<T>(call.auxiliary), tape.feature, tape.value, tape.d,
                           gradient.weight.data, gradient.bias.data, gradient.mean.data, gradient.variance.data});
+      if constexpr (joins) Join<Space, T>::backward_weight(space, call.arena, rows, tape.recent, dx.data, gradient.join, nullptr);
       if (call.auxiliary == 0 || options.predictor == 0) return;
       Arena arena = call.arena;
       const Scratch<T> s(arena, rows, true);
@@ -252,7 +283,7 @@ struct Complexity {
     // Accounting.
     /// What a token meets: everything but the other tokens' rows of the predictors' tables.
     static constexpr Spread active_parameters() {
-      constexpr Index met = projected * width + 3 * rank + classes * (rank + 1) + 3 * features + 1;
+      constexpr Index met = projected * width + 3 * rank + classes * (rank + 1) + 3 * features + 1 + joined * width;
       return {met, met, met + (2 * (vocab - 1) + pairs - 1) * rank};
     }
     /// The window's statistics; the products with P (which has no backward) and with the predictors' output, whose logits are
@@ -261,7 +292,8 @@ struct Complexity {
       const double seen = static_cast<double>(smaller(context, window));
       const double statistics = seen * (4.0 * projected + 2) + 2.0 * width + 8.0 * rank + 4.0 * features;
       const double projection = 2.0 * projected * width, predictors = 2.0 * static_cast<double>(classes) * (2.0 * rank + 3);
-      return {statistics + projection + predictors, statistics + projection + 4 * predictors + 16.0 * rank};
+      const double join = 2.0 * joined * width;  // whose input has no gradient
+      return {statistics + projection + predictors + join, statistics + projection + 4 * predictors + 16.0 * rank + 2 * join};
     }
     /// An id counts as half an element.
     static constexpr Index recurrent_elements = (window - 1) * (projected + 2) + (window - 1) / 2 + Timing::reach;
@@ -273,6 +305,8 @@ struct Complexity {
     using Project = ops::Matmul<Space, T, projected, width>;
     template <class Space, class T>
     using Output = ops::Matmul<Space, T, classes, rank>;
+    template <class Space, class T>
+    using Join = ops::Matmul<Space, T, width, larger(1, joined)>;
 
     /// 1/√n by Newton's iteration.
     static constexpr float inverse_root(Index n) {

@@ -32,7 +32,7 @@ struct Twins {
   double weight = 0;                            ///< of KL(full ‖ low), per token
   const Index *full = nullptr, *low = nullptr;  ///< rows at full and at the least budget whose gain is taken, where kernels read
   Index gains = 0;                              ///< how many; at most half the rows
-  double gain_weight = 0;                       ///< of (complexity − quantile of the gain)², as a mean
+  double gain_weight = 0;                       ///< of (complexity − squared quantile of the gain)², as a mean
 };
 
 /// Where a training call left what may be looked at; valid until the memory of the call is used again.

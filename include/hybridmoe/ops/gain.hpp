@@ -1,11 +1,14 @@
 #pragma once
 /// @file gain.hpp
 /// What computing more was worth to a row, as a quantile within the batch, and the loss that teaches a complexity c to tell it
-/// beforehand: mean (c − quantile)² (formulas of HybridMoE, section 10). The gain is KL(full budget ‖ least budget), which is
-/// what the full budget expects ℓ(least) − ℓ(full) to be: the difference itself is at the mercy of the one token that came.
+/// beforehand: mean (c − quantile²)² (formulas of HybridMoE, section 10, but for the square). The gain is KL(full budget ‖ least
+/// budget), which is what the full budget expects ℓ(least) − ℓ(full) to be: the difference itself is at the mercy of the one
+/// token that came.
 ///
 /// quantile = (number of smaller gains + half the number of equal ones, itself included)/count: the rank's middle, in (0, 1),
-/// ties averaged; its mean is ½ exactly, and it does not change when losses are scaled. No atomics: ranks come from a merge
+/// ties averaged; it does not change when losses are scaled. The square spreads the upper half and draws the lower half together:
+/// once trained, most rows gain next to nothing, and which of them gains least is no reason to compute less there than here.
+/// No atomics: ranks come from a merge
 /// sort in passes, in which each value finds its own place, O(n log² n) in all.
 
 #include <utility>
@@ -94,7 +97,10 @@ struct GainOfRows {
   }
 };
 
-/// value[0] = mean (c[full[i]] − quantile[i])², in order. One item.
+/// What c is to tell of a row.
+HYBRIDMOE_FUNCTION constexpr double complexity_of(double quantile) { return quantile * quantile; }
+
+/// value[0] = mean (c[full[i]] − quantile[i]²)², in order. One item.
 template <class T>
 struct GainError {
   Index count;
@@ -105,14 +111,14 @@ struct GainError {
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index) const {
     double sum = 0;
     for (Index i = 0; i < count; ++i) {
-      const double error = static_cast<double>(complexity[full[i]]) - quantile[i];
+      const double error = static_cast<double>(complexity[full[i]]) - complexity_of(quantile[i]);
       sum += error * error;
     }
     value[0] = count > 0 ? sum / static_cast<double>(count) : 0.0;
   }
 };
 
-/// d[full[i]] += factor·(c[full[i]] − quantile[i]).
+/// d[full[i]] += factor·(c[full[i]] − quantile[i]²).
 template <class T>
 struct GainErrorBackward {
   Index count;
@@ -124,7 +130,7 @@ struct GainErrorBackward {
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index item) const {
     const Index end = smaller(count, (item + 1) * rank_block);
     for (Index i = item * rank_block; i < end; ++i)
-      d[full[i]] += static_cast<T>(factor * (static_cast<double>(complexity[full[i]]) - quantile[i]));
+      d[full[i]] += static_cast<T>(factor * (static_cast<double>(complexity[full[i]]) - complexity_of(quantile[i])));
   }
 };
 
@@ -136,7 +142,7 @@ struct GainLoss {
   HYBRIDMOE_FUNCTION static constexpr Index workspace_bytes(Index count) {
     return round_up(count * Index(sizeof(double)), arena_alignment) + Quantiles<Space>::workspace_bytes(count);
   }
-  /// divergence of the twin rows from first_low on → quantile[count]; value[0] = mean (c − quantile)², unless value is
+  /// divergence of the twin rows from first_low on → quantile[count]; value[0] = mean (c − quantile²)², unless value is
   /// null: nobody asks.
   HYBRIDMOE_FUNCTION static void forward(const Space& space, Arena arena, Index count, const Index* full, const Index* low,
                                          Index first_low, const double* divergence, const T* complexity, double* quantile,

@@ -87,7 +87,18 @@ struct DirectionKernel {
   }
 };
 
-inline constexpr Index window_features = 6;  ///< entropy, surprisal, gain of context, variance, depth, tokens since a terminator
+/// Where the features of a window lie.
+namespace window_feature {
+inline constexpr Index entropy = 0, surprisal = 1, gain = 2, variance = 3, depth = 4, since = 5;
+}
+inline constexpr Index window_features = 6;
+
+/// Rounded to a multiple of 1/steps; as it is for steps = 0.
+template <Index steps, class T>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE constexpr T in_steps(T value) {
+  if constexpr (steps > 0) return static_cast<T>(static_cast<Index>(value * T(steps) + T(1000.5)) - 1000) / T(steps);
+  return value;
+}
 
 /// How often each class of token occurs in a window, and how many classes occur n times.
 template <Index window, Index hashes>
@@ -141,14 +152,12 @@ struct WindowFeaturesKernel {
       before = sequence;
       const Syntax now = Syntax::of(syntax[row]);
       T* const to = feature + row * window_features;
-      to[0] = entropy(counts, position - first + 1);
-      to[1] = mean(surprisal.of(batch, sequence), position);
-      to[2] = mean(gain.of(batch, sequence), position);
-      to[3] = variance(z.of(batch, sequence), first, position);
-      to[4] = static_cast<T>(now.depth) / T(Syntax::deepest);
-      to[5] = static_cast<T>(now.since) / T(Syntax::longest);
-      if constexpr (steps > 0)
-        for (Index i = 0; i < 4; ++i) to[i] = static_cast<T>(static_cast<Index>(to[i] * T(steps) + T(1000.5)) - 1000) / T(steps);
+      to[window_feature::entropy] = in_steps<steps>(entropy(counts, position - first + 1));
+      to[window_feature::surprisal] = in_steps<steps>(mean(surprisal.of(batch, sequence), position));
+      to[window_feature::gain] = in_steps<steps>(mean(gain.of(batch, sequence), position));
+      to[window_feature::variance] = in_steps<steps>(variance(z.of(batch, sequence), first, position));
+      to[window_feature::depth] = static_cast<T>(now.depth) / T(Syntax::deepest);
+      to[window_feature::since] = static_cast<T>(now.since) / T(Syntax::longest);
     }
   }
 

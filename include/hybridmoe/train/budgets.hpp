@@ -24,7 +24,7 @@ struct Budgets {
   double at_target = 0.8;   ///< the part of those others that have q = 1, as T(β) is controlled for; the rest draw one
   double price = 0.05;      ///< λ₀: the auxiliary loss of a row with target 0 that spends all of C(1)
   double twin_loss = 1;     ///< weight of KL(full twin, held constant ‖ low twin), per token
-  double gain_loss = 0.01;  ///< weight of (c − rank of the gain from computing)², per token
+  double gain_loss = 0.01;  ///< weight of (c − squared rank of the gain from computing)², per token
 };
 
 /// The draw of a step: which sequences it has, and each one's β and q.

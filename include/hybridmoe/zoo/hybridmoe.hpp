@@ -21,9 +21,13 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::zoo {
 
 /// An estimator that learns from what computing was worth alone (docs/parts/control.md), and a small one of bytes. It looks at
 /// few tokens, so that it notices soon where text changes.
-inline constexpr control::ComplexityOptions of_gains{.recent = 8, .speed = 4, .uses = false};
-inline constexpr control::ComplexityOptions of_gains_in_bytes{
-    .recent = of_gains.recent, .rank = 16, .classes = 64, .speed = of_gains.speed, .uses = of_gains.uses};
+inline constexpr control::ComplexityOptions of_gains{.recent = 8, .speed = 4, .joining = 4, .uses = false};
+inline constexpr control::ComplexityOptions of_gains_in_bytes{.recent = of_gains.recent,
+                                                              .rank = 16,
+                                                              .classes = 64,
+                                                              .speed = of_gains.speed,
+                                                              .joining = of_gains.joining,
+                                                              .uses = of_gains.uses};
 
 /// The numbers of a HybridMoE.
 struct HybridSizes {
@@ -54,6 +58,7 @@ struct HybridParts {
   bool adaptive_norm = true;  ///< otherwise RMSNorm
   bool post_norm = true;      ///< RMSNorm after attention
   bool complexity = true;     ///< the estimator
+  bool joining = true;        ///< its features in the stack's input
   bool controller = true;
   bool dynamic_experts = true;  ///< 0 … K by thresholds; otherwise the nominal number
   bool semantic = true;         ///< centroids beside linear scores
@@ -111,7 +116,12 @@ struct HybridTypes {
   using Timing = std::conditional_t<parts.shuffled_complexity, control::Shuffled<>, control::AsItIs>;
   using Boundaries = std::conditional_t<parts.fixed_segments, embedding::Fixed,
                                         std::conditional_t<parts.random_segments, embedding::Random, embedding::Learned>>;
-  using Estimator = control::Complexity<s.complexity, Classes, Timing>;
+  static constexpr control::ComplexityOptions complexity = [] {
+    control::ComplexityOptions options = s.complexity;
+    if (!parts.joining) options.joining = 0;
+    return options;
+  }();
+  using Estimator = control::Complexity<complexity, Classes, Timing>;
   using Control = control::Controller<control::ControllerOptions{.block = s.block,
                                                                  .context = !parts.constant_controller,
                                                                  .complexity = !parts.constant_controller,

@@ -122,7 +122,12 @@ int main(int count, char** words) {
     const auto report = trainer->step();
     seconds += watch.seconds();
     lost = !report;  // the plan counts it with the uniform loss
-    if (lost) break;
+    if (lost) {
+      std::fprintf(stderr, "%s on %s, seed %llu: lost after %lld steps: %s\n", ARM_TEXT(ARM), run.data.c_str(),
+                   static_cast<unsigned long long>(run.seed), static_cast<long long>(trainer->steps_done()),
+                   report.error().message().c_str());
+      break;
+    }
     const Index done = trainer->steps_done();
     if (done <= 20 || done % 20 == 0) measure::append(losses, measure::number(report->loss));
     if (done > run.steps - run.steps / 10) last_tenth += report->loss / static_cast<double>(run.steps / 10);

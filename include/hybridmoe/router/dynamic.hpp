@@ -28,7 +28,7 @@ struct DynamicOptions {
   float control = 1e-2f;     ///< rate of T(β), per step and expert that is missing
   float z = 1e-4f;           ///< coefficient of the z-loss
   float temperature = 0.3f;  ///< T at the start
-  float slope = 10;          ///< a at the start: how far a complexity that learned what computing gains is trusted
+  float slope = 5;           ///< a at the start: how far a complexity that learned what computing gains is trusted
   double expert_flops = 0;   ///< forward FLOPs of an expert, for the price of weights; 0 where the channel mixer charges them
 };
 

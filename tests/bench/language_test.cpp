@@ -7,7 +7,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 
-#include "../../bench/hybridmoe/language.hpp"
+#include "../../bench/hybridmoe/reader.hpp"
 
 using language::Index;
 using language::Language;
@@ -150,4 +150,42 @@ TEST_CASE("a text is a function of its language and number; its strata take turn
   }
   CHECK(orders == 6);
   CHECK(std::all_of(text.token.begin(), text.token.end(), [](std::int32_t id) { return 'a' <= id && id <= 'z'; }));
+}
+
+TEST_CASE("a reader loses what summing over all ways the strata may have gone says") {
+  const Language source({.alphabet = 5, .span = 4, .slip = 0.2}, 7);
+  const Text text = source.text(40, 3);
+  const double change = 0.15, kept = 1 - 0.2 + 0.2 / 5, other = 0.2 / 5;
+  language::Reader reader(source, change);
+  // p(letters begin … end) by summing over the 3^n ways; the first letters of a window follow from nothing.
+  const auto probability = [&](Index begin, Index end) {
+    Index ways = 1;
+    for (Index t = begin; t < end; ++t) ways *= 3;
+    double sum = 0;
+    for (Index way = 0; way < ways; ++way) {
+      double p = 1.0 / 3;
+      for (Index t = begin, digits = way, before = -1; t < end; ++t, digits /= 3) {
+        const Index now = digits % 3;
+        if (before >= 0) p *= now == before ? 1 - change : change / 2;
+        before = now;
+        const Index letter = text.token[to_size(t)] - 'a', needed = now == 0 ? 1 : 2;
+        const auto stratum = static_cast<Stratum>(now);
+        if (stratum == Stratum::noise || t - begin < needed)
+          p *= 0.2;
+        else
+          p *= letter == source.rule(stratum, text.token, t, t - needed) ? kept : other;
+      }
+      sum += p;
+    }
+    return sum;
+  };
+  for (const Index begin : {0, 13, 30}) {
+    reader.forget();
+    double before = 1;
+    for (Index t = begin; t < begin + 7; ++t) {
+      const double now = probability(begin, t + 1);
+      CHECK(std::fabs(reader.read(text.token, t) + std::log(now / before)) < 1e-12);
+      before = now;
+    }
+  }
 }

@@ -19,6 +19,17 @@ struct Past {
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE const E* operator[](Index position) const {
     return position >= start ? rows + (position - start) * width : ring + position % ring_rows * width;
   }
+  /// f(row) for positions first … end − 1, in order; rows that lie one behind another are found without a division each.
+  template <class F>
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void each(Index first, Index end, const F& f) const {
+    Index position = first;
+    while (position < end && position < start) {
+      const Index place = position % ring_rows, count = smaller(ring_rows - place, smaller(end, start) - position);
+      for (Index i = 0; i < count; ++i) f(ring + (place + i) * width);
+      position += count;
+    }
+    for (; position < end; ++position) f(rows + (position - start) * width);
+  }
 };
 
 /// The rows of a call and the rings of its states. A null `ring`: sequences start at position 0.

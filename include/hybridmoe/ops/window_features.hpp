@@ -147,7 +147,7 @@ struct WindowFeaturesKernel {
         if (first > 0) counts.remove(token_class<vocab, hashes>(*ids[first - 1]));
       } else {
         counts.clear();
-        for (Index p = first; p <= position; ++p) counts.add(token_class<vocab, hashes>(*ids[p]));
+        ids.each(first, position + 1, [&](const std::int32_t* id) { counts.add(token_class<vocab, hashes>(*id)); });
       }
       before = sequence;
       const Syntax now = Syntax::of(syntax[row]);
@@ -172,22 +172,20 @@ struct WindowFeaturesKernel {
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T mean(const Past<T, 1, ring_rows>& past, Index position) const {
     const Index first = larger(0, position - recent + 1);
     T sum = 0;
-    for (Index p = first; p <= position; ++p) sum += *past[p];
+    past.each(first, position + 1, [&](const T* value) { sum += *value; });
     return sum / static_cast<T>(position - first + 1);
   }
   /// The mean over the elements of z of their variance over the window.
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T variance(const Past<T, projected, ring_rows>& past, Index first, Index position) const {
     const T count = static_cast<T>(position - first + 1);
     T mean[projected] = {}, square[projected] = {};
-    for (Index p = first; p <= position; ++p) {
-      const T* const row = past[p];
+    past.each(first, position + 1, [&](const T* row) {
       for (Index i = 0; i < projected; ++i) mean[i] += row[i];
-    }
+    });
     for (Index i = 0; i < projected; ++i) mean[i] /= count;
-    for (Index p = first; p <= position; ++p) {
-      const T* const row = past[p];
+    past.each(first, position + 1, [&](const T* row) {
       for (Index i = 0; i < projected; ++i) square[i] += (row[i] - mean[i]) * (row[i] - mean[i]);
-    }
+    });
     T sum = 0;
     for (Index i = 0; i < projected; ++i) sum += square[i];
     return sum / (count * static_cast<T>(projected));

@@ -40,10 +40,13 @@ inline hm::Result<hm::train::Text> split_at(const std::string& content, std::siz
   return hm::train::Text::bytes(content, (static_cast<double>(held_out) - 0.5) / static_cast<double>(content.size()));
 }
 
+/// The language that `generated` is written in.
+inline language::Language source() { return language::Language(language_options, 10); }
+
 inline hm::Result<Corpus> generated() {
-  const language::Language source(language_options, 10);
-  const language::Text training = source.text(training_letters, 11);
-  language::Text validation = source.text(validation_letters, 12);
+  const language::Language rules = source();
+  const language::Text training = rules.text(training_letters, 11);
+  language::Text validation = rules.text(validation_letters, 12);
   std::string content;
   for (const auto* part : {&training, static_cast<const language::Text*>(&validation)})
     for (const std::int32_t letter : part->token) content += static_cast<char>(letter);

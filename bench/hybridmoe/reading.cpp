@@ -6,20 +6,19 @@
 #include "reader.hpp"
 
 int main() {
-  const language::Language source(corpus::language_options, 10);
-  const language::Text text = source.text(corpus::validation_letters, 12);
-  constexpr hybridmoe::Index window = 256, counted = 16;
-  const hybridmoe::Index end = corpus::validation_letters / window * window;
+  const auto content = corpus::generated();
+  if (!content) return std::fprintf(stderr, "%s\n", content.error().message().c_str()), 1;
+  const language::Language source = corpus::source();
+  constexpr hybridmoe::Index window = 256, end = corpus::validation_letters / window * window;
   const double span = static_cast<double>(corpus::language_options.span);
   for (const double change : {0.5 / span, 1 / span, 1.5 / span}) {
     language::Reader reader(source, change);
     double all = 0, loss[2][language::strata] = {}, count[2][language::strata] = {};
     for (hybridmoe::Index t = 0; t < end; ++t) {
       if (t % window == 0) reader.forget();
-      const double lost = reader.read(text.token, t);
-      const std::size_t place = t % corpus::language_options.span >= counted,
-                        stratum = static_cast<std::size_t>(text.stratum[hybridmoe::to_size(t)]);
-      all += lost, loss[place][stratum] += lost, count[place][stratum] += 1;
+      const double lost = reader.read(content->validation.token, t);
+      const corpus::Corpus::Known known = content->of(corpus::training_letters + t);
+      all += lost, loss[known.counts][known.stratum] += lost, count[known.counts][known.stratum] += 1;
     }
     std::printf("change %.4f: %.4f; easy, hard, noise: first 16 letters of a span", change, all / static_cast<double>(end));
     for (std::size_t s = 0; s < language::strata; ++s) std::printf(" %.4f", loss[0][s] / count[0][s]);

@@ -24,6 +24,8 @@ constexpr control::ComplexityOptions joining{
     .window = 8, .recent = 4, .projected = 5, .rank = 6, .residues = 10, .hashes = 16, .classes = 8, .joining = 3};
 using Joining = check::WithSources<Read, 2, control::Complexity<joining, test::FewClasses>>;
 using SmallEnv = hybridmoe::Environment<12, 60, 16, 3>;
+constexpr test::ComplexityReference small_reference{
+    .width = 12, .window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8, .residues = 10};
 using Whole = check::WithSources<Read, 2, control::Complexity<control::ComplexityOptions{}, test::FewClasses>>;
 using WholeEnv = hybridmoe::Environment<12, 200, 24, 8>;
 
@@ -223,8 +225,7 @@ TEST_CASE("features are constants: gradients reach w and b, the predictor's loss
   }
 
   // The loss is a tenth of both mean cross-entropies, and the errors are distances from the call's own mean and variance.
-  test::ComplexityReference reference{
-      .width = 12, .window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8, .residues = 10};
+  const test::ComplexityReference& reference = small_reference;
   const auto tensor = [&](const std::string& name) -> const double* { return s.tensor(name); };
   std::vector<std::vector<double>> features;
   double entropy = 0;
@@ -278,8 +279,7 @@ TEST_CASE("an estimator that readers do not teach has no gradient from them, and
 }
 
 TEST_CASE("what joins the stack's input are the standardised features and the last tokens' surprisals and gains") {
-  const test::ComplexityReference reference{
-      .width = 12, .window = 8, .recent = 4, .projected = 5, .rank = 6, .hashes = 16, .classes = 8, .residues = 10};
+  const test::ComplexityReference& reference = small_reference;
   Subject<Joining, SmallEnv> s;
   const std::vector<Index> lengths{50, 1, 2, 7};
   s.run.x = test::numbers(60 * 12, 9);

@@ -156,10 +156,13 @@ struct HybridMoe {
       const Space& space = call.space;
       const Index rows = call.batch.rows;
       RouterLayer::forward(call, p.router, x, tape.choice, tape.router, tape.unbounded);
-      Routed::forward(space, call.arena, rows, p.experts, x.data, tape.choice.expert, static_cast<const T*>(nullptr),
-                      tape.routed);
-      Routed::template combine<false>(space, rows, tape.routed, tape.choice.weight, y.data);
-
+      // (Backward reads the tape, whether a row has an expert or not.)
+      const bool begun = call.training || most_experts(most, static_cast<T>(call.side.most_budget)) > 0;
+      if (begun) {
+        Routed::forward(space, call.arena, rows, p.experts, x.data, tape.choice.expert, static_cast<const T*>(nullptr),
+                        tape.routed);
+        Routed::template combine<false>(space, rows, tape.routed, tape.choice.weight, y.data);
+      }
       space.each(divide_up(rows, elastic_rows),
                  ElasticKernel<T, width, slices>{rows, streams_of<T>(call), x.data, first_element<const T, elastic>(p.slice_gate),
                                                  tape.slice_u, tape.real, tape.slice_list, tape.slice_weight,
@@ -167,7 +170,10 @@ struct HybridMoe {
       if constexpr (modulated)
         Mix<Space, T>::forward(space, call.arena, rows, tape.router.probability, p.mix, static_cast<const T*>(nullptr), tape.q);
       Shared::forward(space, call.arena, rows, p.shared, x.data, tape.slice_list, tape.q, tape.shared);
-      Shared::template combine<true>(space, rows, tape.shared, tape.slice_weight, y.data);
+      if (begun)
+        Shared::template combine<true>(space, rows, tape.shared, tape.slice_weight, y.data);
+      else
+        Shared::template combine<false>(space, rows, tape.shared, tape.slice_weight, y.data);
       if constexpr (stands_in) stand_in(call, p, y, tape);
       if (!call.training) return;
       // (Training is done on flat weights; for packed ones no code is made.)

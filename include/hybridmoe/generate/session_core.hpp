@@ -369,6 +369,8 @@ void SessionCore<Language_, T_, Space_, Storage>::forward(Index wanted) {
   conditions_.copy_in(host_conditions_.data(), conditions_.bytes());
   const T* const conditions = conditions_.template as<const T>();
   call.side.template set<stream::Budget, T>(conditions, nullptr, 1);
+  call.side.most_budget =
+      static_cast<double>(*std::max_element(host_conditions_.begin(), host_conditions_.begin() + plan_.rows()));
   call.side.template set<stream::Target, T>(conditions + rows_, nullptr, 1);
   call.side.used = options_.report_use ? used_.data() : nullptr;
   call.side.used_width = used_width();

@@ -95,7 +95,8 @@ struct Side {
   const void* value[stream::count] = {};
   void* gradient[stream::count] = {};
   Index width[stream::count] = {};
-  void* used = nullptr;  ///< [rows, used_width] of the call's number type, or null: nobody asks
+  double most_budget = 1;  ///< a host value: no row's budget is higher, so what it closes need not be begun
+  void* used = nullptr;    ///< [rows, used_width] of the call's number type, or null: nobody asks
   Index used_width = 0;
 
   template <class Stream, class T>

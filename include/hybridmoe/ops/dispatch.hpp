@@ -5,6 +5,7 @@
 
 #include <hybridmoe/core/arena.hpp>
 #include <hybridmoe/exec/space.hpp>
+#include <hybridmoe/ops/cpu/vector.hpp>
 #include <hybridmoe/ops/elementwise.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::ops {
@@ -134,8 +135,7 @@ struct CombineKernel {
     const Index end = smaller(rows, (block + 1) * move_block);
     for (Index row = block * move_block; row < end; ++row) {
       T* to = y + row * width;
-      if constexpr (!add)
-        for (Index c = 0; c < width; ++c) to[c] = 0;
+      if constexpr (!add) cpu::clear<width>(to);
       for (Index i = 0; i < most && place[row * most + i] >= 0; ++i) {
         const T* from = out + place[row * most + i] * width;
         const T w = weight == nullptr ? T(1) : weight[row * most + i];

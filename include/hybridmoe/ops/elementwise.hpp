@@ -20,6 +20,17 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T tree_sum(T* lane) {
   }
 }
 
+/// The highest of `lanes` numbers, in the same way.
+template <Index lanes, class T>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T tree_maximum(T* lane) {
+  if constexpr (lanes > 1) {
+    for (Index l = 0; l < lanes / 2; ++l) lane[l] = lane[l] > lane[l + lanes / 2] ? lane[l] : lane[l + lanes / 2];
+    return tree_maximum<lanes / 2>(lane);
+  } else {
+    return lane[0];
+  }
+}
+
 /// Σ term(i) for 0 ≤ i < count, always in the same shape: lane l adds the terms l, l + 16, … in order, then the 16 lanes are
 /// added as a tree. `term` is a small functor; the lanes become vector registers.
 template <class T, class Term>

@@ -51,7 +51,7 @@ struct LatentAttention {
       for (int i = 0; i < size; ++i) here[m * size + i] = from[i];
       const T* const other = turned.at(row0 + m / many, head0 + m % many);
       for (int i = 0; i < turned_size; ++i) there[m * turned_size + i] = other[i];
-      for (int i = 0; i < value_panels * 32; ++i) sum[m * value_panels * 32 + i] = T(0);
+      cpu::clear<value_panels * 32>(sum + m * value_panels * 32);
       maximum[m] = math::lowest<T>;
       total[m] = T(0);
     }

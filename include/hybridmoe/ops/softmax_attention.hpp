@@ -35,8 +35,55 @@ struct VisibleLanes {
 /// Scores outside of the groups with visible keys become weights of 0.
 template <class T>
 HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void hide_outside(T* score, VisibleLanes visible) {
-  for (int j = 0; j < visible.begin(); ++j) score[j] = T(0);
-  for (int j = visible.end(); j < key_tile; ++j) score[j] = T(0);
+  for (int j = 0; j < visible.begin(); j += softmax_lanes) cpu::clear<softmax_lanes>(score + j);
+  for (int j = visible.end(); j < key_tile; j += softmax_lanes) cpu::clear<softmax_lanes>(score + j);
+}
+
+/// Keys that are seen by their place in the tile: one by one, or as the mask of some lanes from `lane` on.
+struct SeenByPlace {
+  VisibleLanes visible;
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool operator()(int lane) const { return visible[lane]; }
+#if HYBRIDMOE_VECTOR
+  template <class T, int lanes>
+  HYBRIDMOE_INLINE auto of(int lane) const {
+    using Number = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
+    using V = cpu::Vector<Number, lanes>;
+    static constexpr Number order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const V number = cpu::load<Number, lanes>(order) + cpu::splat<Number, lanes>(lane);
+    return (number >= cpu::splat<Number, lanes>(visible.first)) & (number <= cpu::splat<Number, lanes>(visible.last));
+  }
+#endif
+};
+
+/// The highest of `other` and the scores that are seen of [from, to), whole groups of softmax_lanes; the others become −∞.
+template <class T, class Seen>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T highest_seen(T* score, int from, int to, const Seen& seen, T other) {
+  T top[softmax_lanes];
+#if HYBRIDMOE_VECTOR
+  // By registers: of the loop below g++ makes a branch for every key.
+  constexpr int lanes = smaller(softmax_lanes, cpu::register_lanes<T>), parts = softmax_lanes / lanes;
+  using V = cpu::Vector<T, lanes>;
+  const V unseen = cpu::splat<T, lanes>(math::lowest<T>);
+  V most[parts];
+  for (int p = 0; p < parts; ++p) most[p] = cpu::splat<T, lanes>(other);
+  for (int j = from; j < to; j += softmax_lanes)
+    for (int p = 0; p < parts; ++p) {
+      T* const at = score + j + p * lanes;
+      const V s = seen.template of<T, lanes>(j + p * lanes) ? cpu::load<T, lanes>(at) : unseen;
+      cpu::store<T, lanes>(at, s);
+      most[p] = s > most[p] ? s : most[p];
+    }
+  for (int p = 0; p < parts; ++p) cpu::store<T, lanes>(top + p * lanes, most[p]);
+#else
+  for (int i = 0; i < softmax_lanes; ++i) top[i] = other;
+  for (int j = from; j < to; j += softmax_lanes)
+    for (int i = 0; i < softmax_lanes; ++i) {
+      const T s = seen(j + i) ? score[j + i] : math::lowest<T>;
+      score[j + i] = s;
+      top[i] = s > top[i] ? s : top[i];
+    }
+#endif
+  return tree_maximum<softmax_lanes>(top);
 }
 
 /// The scores of one query row against one tile become weights: softmax with a running maximum.
@@ -46,16 +93,7 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften(T* score, VisibleLanes visible, T& 
   constexpr int lanes = softmax_lanes;
   const int from = visible.begin(), to = visible.end();
   hide_outside(score, visible);
-  T top[lanes];
-  for (int i = 0; i < lanes; ++i) top[i] = math::lowest<T>;
-  for (int j = from; j < to; j += lanes)
-    for (int i = 0; i < lanes; ++i) {
-      const T s = visible[j + i] ? score[j + i] : math::lowest<T>;
-      score[j + i] = s;
-      top[i] = s > top[i] ? s : top[i];
-    }
-  T next = maximum;
-  for (int i = 0; i < lanes; ++i) next = next > top[i] ? next : top[i];
+  const T next = highest_seen(score, from, to, SeenByPlace{visible}, maximum);
   if (next == math::lowest<T>) {  // nothing visible yet: leave the sums alone
     for (int j = from; j < to; ++j) score[j] = T(0);
     return T(1);
@@ -102,7 +140,7 @@ struct SoftmaxAttention {
     for (int m = 0; m < count; ++m) {
       const T* from = ready + ((row0 + m / group) * heads + head * group + m % group) * size;
       for (int i = 0; i < size; ++i) query[m * size + i] = from[i];
-      for (int i = 0; i < size; ++i) sum[m * size + i] = T(0);
+      cpu::clear<size>(sum + m * size);
       maximum[m] = math::lowest<T>;
       total[m] = T(0);
     }

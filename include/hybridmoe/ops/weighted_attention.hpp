@@ -82,22 +82,26 @@ struct RowReach {
   }
 };
 
+/// Keys that are seen if they have a weight.
+template <class T>
+struct SeenByWeight {
+  const T* weight;
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool operator()(int lane) const { return weight[lane] > T(0); }
+#if HYBRIDMOE_VECTOR
+  template <class, int lanes>
+  HYBRIDMOE_INLINE auto of(int lane) const {
+    return cpu::load<T, lanes>(weight + lane) > cpu::Vector<T, lanes>{};
+  }
+#endif
+};
+
 /// As soften() for visible keys, with weights: on return score[j] = weight_j·e^{s_j − maximum}; a key of weight 0 is not seen.
 template <class T>
 HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften_weighted(T* score, const T* weight, VisibleLanes visible, T& maximum, T& total) {
   constexpr int lanes = softmax_lanes;
   const int from = visible.begin(), to = visible.end();
   hide_outside(score, visible);
-  T top[lanes];
-  for (int i = 0; i < lanes; ++i) top[i] = math::lowest<T>;
-  for (int j = from; j < to; j += lanes)
-    for (int i = 0; i < lanes; ++i) {
-      const T s = math::select(weight[j + i] > T(0), score[j + i], math::lowest<T>);
-      score[j + i] = s;
-      top[i] = s > top[i] ? s : top[i];
-    }
-  T next = maximum;
-  for (int i = 0; i < lanes; ++i) next = next > top[i] ? next : top[i];
+  const T next = highest_seen(score, from, to, SeenByWeight<T>{weight}, maximum);
   if (next == math::lowest<T>) {
     for (int j = from; j < to; ++j) score[j] = T(0);
     return T(1);
@@ -209,7 +213,7 @@ struct WeightedAttention {
     for (int m = 0; m < count; ++m) {
       const T* source = ready + ((row0 + m / group) * heads + head * group + m % group) * size;
       for (int i = 0; i < size; ++i) query[m * size + i] = source[i];
-      for (int i = 0; i < size; ++i) sum[m * size + i] = T(0);
+      cpu::clear<size>(sum + m * size);
       maximum[m] = math::lowest<T>;
       total[m] = T(0);
     }

@@ -79,9 +79,12 @@ HYBRIDMOE_INLINE void multiply_single(Index terms, Index depth, Index columns, c
     const bool whole = here == taken * panel_width;
     Operands<T> operands{a, 0, 1, panels + done * depth, panel_width, start == nullptr ? nullptr : start + done, 0, c + done, 0};
     if (!whole) {
-      for (Index j = 0; j < here; ++j) edge[j] = start == nullptr ? T(0) : operands.start[j];
-      for (Index j = here; j < taken * panel_width; ++j) edge[j] = T(0);
-      operands.start = operands.c = edge;
+      operands.c = edge;
+      if (start != nullptr) {
+        for (Index j = 0; j < here; ++j) edge[j] = operands.start[j];
+        for (Index j = here; j < taken * panel_width; ++j) edge[j] = T(0);
+        operands.start = edge;
+      }
     }
     if (taken == most) {
       multiply_row<T, most>(terms, depth * panel_width, operands);

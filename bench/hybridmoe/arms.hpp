@@ -113,7 +113,7 @@ struct Arm {
 constexpr Training plain_training{.sampled = false};
 
 #if !defined(MEAN_WINDOW)
-#define MEAN_WINDOW 96
+#define MEAN_WINDOW 48
 #endif
 #if !defined(TIME_HIDDEN)
 #define TIME_HIDDEN 1472

@@ -334,6 +334,35 @@ TEST_CASE("no token of HybridMoE spends more than its budget") {
   CHECK(looked_at == 4 * 150 * Small::layer_count);
 }
 
+TEST_CASE("what a neighbour may spend changes no bit of a row") {
+  // A budget that allows no expert: alone, experts are not even begun; beside a row that may have some, they are.
+  const auto model = model_of<float, Packed>(test::lively_parameters<Small, float>(15));
+  using Session = hm::generate::Session<std::remove_const_t<decltype(model)>>;
+  auto alone = Session::create(model, {.sequences = 1, .report_use = true});
+  auto beside = Session::create(model, {.sequences = 2, .report_use = true});
+  REQUIRE(alone);
+  REQUIRE(beside);
+  constexpr double closed = 0.16;
+  static_assert(hm::most_experts(3, closed) == 0 && hm::most_experts(3, 1.0) == 3);
+  REQUIRE(alone->spend(0, {closed, 1}));
+  REQUIRE(beside->spend(0, {closed, 1}));
+  REQUIRE(beside->spend(1, {1, 1}));
+  const std::vector<std::int32_t> tokens = test::random_tokens(90, 40, 15), others = test::random_tokens(90, 40, 16);
+  double neighbour = 0;
+  for (std::size_t at = 0; at < 90; at += at < 60 ? 10 : 1) {
+    const std::size_t count = at < 60 ? 10 : 1;
+    REQUIRE(alone->feed(0, {tokens.data() + at, count}));
+    const hm::generate::Piece pieces[] = {{0, {tokens.data() + at, count}}, {1, {others.data() + at, count}}};
+    REQUIRE(beside->feed(pieces));
+    REQUIRE(test::same_bits(alone->logits(0).data(), beside->logits(0).data(), Small::vocab));
+    for (Index l = 0; l < Small::layer_count; ++l) {
+      REQUIRE(alone->used(0)[to_size(l * hm::Used::fields + hm::Used::experts)] == 0);
+      neighbour += static_cast<double>(beside->used(1)[to_size(l * hm::Used::fields + hm::Used::experts)]);
+    }
+  }
+  CHECK(neighbour > 0);
+}
+
 TEST_CASE("HybridMoE learns under drawn budgets, and a step repeats to the bit") {
   std::string content;
   for (int i = 0; i < 3000; ++i) content += static_cast<char>("the cat sat on the mat. "[i % 24] % 40);

@@ -48,7 +48,7 @@ struct KeyMass {
         for (Index tile = 0; tile * key_tile <= row[rows - 1].position; ++tile) {
           scores(rows, query, store.key_at(head, tile), score);
           for (int r = 0; r < rows; ++r)
-            soften(score + r * key_tile, VisibleLanes(0, row[r].position - tile * key_tile), maximum[r], total[r]);
+            soften(score + r * key_tile, AllVisible{VisibleLanes(0, row[r].position - tile * key_tile)}, maximum[r], total[r]);
         }
         for (int r = 0; r < rows; ++r) maximum[r] += math::log(total[r]);
         for (Index base = 0; base < whole; base += key_tile) {

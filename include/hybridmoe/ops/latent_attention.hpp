@@ -66,7 +66,8 @@ struct LatentAttention {
                                       key_tile);
       const Index base = tile * key_tile;
       for (int m = 0; m < count; ++m) {
-        const T factor = soften(score + m * key_tile, VisibleLanes(-base, position0 + m / many - base), maximum[m], total[m]);
+        const AllVisible seen{VisibleLanes(-base, position0 + m / many - base)};
+        const T factor = soften(score + m * key_tile, seen, maximum[m], total[m]);
         if (factor != T(1))
           for (int i = 0; i < value_panels * 32; ++i) sum[m * value_panels * 32 + i] *= factor;
       }

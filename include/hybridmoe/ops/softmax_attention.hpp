@@ -32,17 +32,14 @@ struct VisibleLanes {
   }
 };
 
-/// Scores outside of the groups with visible keys become weights of 0.
-template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void hide_outside(T* score, VisibleLanes visible) {
-  for (int j = 0; j < visible.begin(); j += softmax_lanes) cpu::clear<softmax_lanes>(score + j);
-  for (int j = visible.end(); j < key_tile; j += softmax_lanes) cpu::clear<softmax_lanes>(score + j);
-}
-
-/// Keys that are seen by their place in the tile: one by one, or as the mask of some lanes from `lane` on.
-struct SeenByPlace {
+/// What a query row sees of a tile: the visible keys, all alike. `of` is the mask of some lanes from `lane` on.
+struct AllVisible {
   VisibleLanes visible;
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool operator()(int lane) const { return visible[lane]; }
+  template <class T>
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T weigh(int, T power) const {
+    return power;
+  }
 #if HYBRIDMOE_VECTOR
   template <class T, int lanes>
   HYBRIDMOE_INLINE auto of(int lane) const {
@@ -86,14 +83,15 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T highest_seen(T* score, int from, int to, c
   return tree_maximum<softmax_lanes>(top);
 }
 
-/// The scores of one query row against one tile become weights: softmax with a running maximum.
-/// On return weight[j] = e^{s_j − maximum}, 0 where masked; the caller scales its sums by the returned factor.
-template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften(T* score, VisibleLanes visible, T& maximum, T& total) {
+/// The scores of one query row against one tile become weights: softmax with a running maximum. On return score[j] is
+/// e^{s_j − maximum}, weighed as `seen` says, and 0 where not seen; the caller scales its sums by the returned factor.
+template <class T, class Seen>
+HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften(T* score, const Seen& seen, T& maximum, T& total) {
   constexpr int lanes = softmax_lanes;
-  const int from = visible.begin(), to = visible.end();
-  hide_outside(score, visible);
-  const T next = highest_seen(score, from, to, SeenByPlace{visible}, maximum);
+  const int from = seen.visible.begin(), to = seen.visible.end();
+  for (int j = 0; j < from; j += lanes) cpu::clear<lanes>(score + j);
+  for (int j = to; j < key_tile; j += lanes) cpu::clear<lanes>(score + j);
+  const T next = highest_seen(score, from, to, seen, maximum);
   if (next == math::lowest<T>) {  // nothing visible yet: leave the sums alone
     for (int j = from; j < to; ++j) score[j] = T(0);
     return T(1);
@@ -101,7 +99,7 @@ HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften(T* score, VisibleLanes visible, T& 
   T lane[lanes] = {};
   for (int j = from; j < to; j += lanes)
     for (int i = 0; i < lanes; ++i) {
-      const T weight = math::exp_nonpositive(score[j + i] - next);  // e^{−∞} is exactly 0
+      const T weight = seen.weigh(j + i, math::exp_nonpositive(score[j + i] - next));  // e^{−∞} is exactly 0
       score[j + i] = weight;
       lane[i] += weight;
     }
@@ -149,8 +147,8 @@ struct SoftmaxAttention {
       const Index base = tile * key_tile;
       for (int m = 0; m < count; ++m) {
         const Index position = position0 + m / group;
-        const T factor =
-            soften(score + m * key_tile, VisibleLanes(Mask::first(position) - base, position - base), maximum[m], total[m]);
+        const AllVisible seen{VisibleLanes(Mask::first(position) - base, position - base)};
+        const T factor = soften(score + m * key_tile, seen, maximum[m], total[m]);
         if (factor != T(1))
           for (int i = 0; i < size; ++i) sum[m * size + i] *= factor;
       }

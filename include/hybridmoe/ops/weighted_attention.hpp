@@ -82,11 +82,13 @@ struct RowReach {
   }
 };
 
-/// Keys that are seen if they have a weight.
+/// What a query row sees of a tile: visible keys that have a weight, and each by its weight.
 template <class T>
-struct SeenByWeight {
+struct ByWeight {
+  VisibleLanes visible;
   const T* weight;
   HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE bool operator()(int lane) const { return weight[lane] > T(0); }
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T weigh(int lane, T power) const { return weight[lane] * power; }
 #if HYBRIDMOE_VECTOR
   template <class, int lanes>
   HYBRIDMOE_INLINE auto of(int lane) const {
@@ -94,30 +96,6 @@ struct SeenByWeight {
   }
 #endif
 };
-
-/// As soften() for visible keys, with weights: on return score[j] = weight_j·e^{s_j − maximum}; a key of weight 0 is not seen.
-template <class T>
-HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE T soften_weighted(T* score, const T* weight, VisibleLanes visible, T& maximum, T& total) {
-  constexpr int lanes = softmax_lanes;
-  const int from = visible.begin(), to = visible.end();
-  hide_outside(score, visible);
-  const T next = highest_seen(score, from, to, SeenByWeight<T>{weight}, maximum);
-  if (next == math::lowest<T>) {
-    for (int j = from; j < to; ++j) score[j] = T(0);
-    return T(1);
-  }
-  T lane[lanes] = {};
-  for (int j = from; j < to; j += lanes)
-    for (int i = 0; i < lanes; ++i) {
-      const T product = weight[j + i] * math::exp_nonpositive(score[j + i] - next);
-      score[j + i] = product;
-      lane[i] += product;
-    }
-  const T factor = maximum == math::lowest<T> ? T(0) : math::exp_nonpositive(maximum - next);
-  total = total * factor + tree_sum<softmax_lanes>(lane);
-  maximum = next;
-  return factor;
-}
 
 /// A tile of a block's key tokens, gathered from where they lie.
 template <class T, class Shape, int size>
@@ -239,8 +217,8 @@ struct WeightedAttention {
         const VisibleLanes visible = row[r].visible(base);
         if (!plain) row[r].weigh(base, weight);
         for (int m = r * group; m < (r + 1) * group; ++m) {
-          const T factor = plain ? soften(score + m * key_tile, visible, maximum[m], total[m])
-                                 : soften_weighted(score + m * key_tile, weight, visible, maximum[m], total[m]);
+          const T factor = plain ? soften(score + m * key_tile, AllVisible{visible}, maximum[m], total[m])
+                                 : soften(score + m * key_tile, ByWeight<T>{visible, weight}, maximum[m], total[m]);
           rescale(sum + m * size, factor);
         }
       }
@@ -274,9 +252,10 @@ struct WeightedAttention {
           tile::multiply<T, key_tile>(count, size, query, size, 1, keys, key_tile, score, key_tile);
         }
         tile.gather_values(places, head, values);
-        for (int m = 0; m < count; ++m)
-          rescale(sum + m * size, soften_weighted(score + m * key_tile, weights + m / group * key_tile,
-                                                  VisibleLanes(0, tile.count - 1), maximum[m], total[m]));
+        for (int m = 0; m < count; ++m) {
+          const ByWeight<T> seen{VisibleLanes(0, tile.count - 1), weights + m / group * key_tile};
+          rescale(sum + m * size, soften(score + m * key_tile, seen, maximum[m], total[m]));
+        }
         tile::multiply_add<T, size>(count, tile.count, score, key_tile, 1, values, size, sum, size);
       }
     }

@@ -2,7 +2,7 @@
 // started again, it goes on bit for bit.
 //   arm_NAME --data text|language|long [--file FILE] --seed N --steps N --rate R --out FILE [--folder DIR] [--commit ID]
 //   arm_NAME --time N ...      trains N steps and prints the median of a step's seconds per token; nothing else
-//   arm_NAME --price L --gain G --twins P --least P --target P --sampled 0|1 ...   for trials of Budgets
+//   arm_NAME --price L --gain G --twins P --least P --target P --above B --lean P --evenly 0|1 --sampled 0|1 ...   other Budgets
 //   arm_NAME --keep FILE ...   writes the trained weights to FILE
 #include <cstdlib>
 #include <cstring>
@@ -56,6 +56,7 @@ struct Run {
     hm::train::Budgets& budgets = options.budgets;
     option("--price", budgets.price), option("--gain", budgets.gain_loss), option("--twins", budgets.twins);
     option("--least", budgets.at_least), option("--target", budgets.at_target), option("--sampled", budgets.sampled);
+    option("--above", budgets.above), option("--lean", budgets.lean), option("--evenly", budgets.evenly);
   }
   std::string checkpoint() const {
     return folder + "/" + ARM_TEXT(ARM) + "-" + data + "-" + std::to_string(seed) + "-" + std::to_string(steps) + "-" + rate +
@@ -164,15 +165,16 @@ int main(int count, char** words) {
   std::fprintf(
       file,
       "{\"arm\":\"%s\",\"data\":\"%s\",\"seed\":%llu,\"steps\":%lld,\"rate\":%g,\"commit\":\"%s\",\"build\":\"%s\",\"price\":%g,"
-      "\"gain\":%g,"
+      "\"gain\":%g,\"above\":%g,\"lean\":%g,\"evenly\":%d,"
       "\"lost\":%d,\"parameters\":%"
       "lld,"
       "\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,\"validation\":%s,\"easy\":%s,\"hard\":%s,"
       "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"losses\":[%s]}\n",
       ARM_TEXT(ARM), run.data.c_str(), static_cast<unsigned long long>(run.seed), static_cast<long long>(run.steps),
       std::atof(run.rate.c_str()), run.commit.c_str(), replay::build(), run.options.budgets.price, run.options.budgets.gain_loss,
-      lost ? 1 : 0, static_cast<long long>(hm::Account<M>::parameters()),
-      static_cast<long long>(hm::Account<M>::active_parameters().target), hm::Account<M>::flops_per_token(CONTEXT).forward,
+      run.options.budgets.above, run.options.budgets.lean, run.options.budgets.evenly ? 1 : 0, lost ? 1 : 0,
+      static_cast<long long>(hm::Account<M>::parameters()), static_cast<long long>(hm::Account<M>::active_parameters().target),
+      hm::Account<M>::flops_per_token(CONTEXT).forward,
       static_cast<double>((trainer->steps_done() - begun) * trainer->tokens_per_step()) / seconds, last_tenth,
       full.all.json().c_str(), full.stratum[0].json().c_str(), full.stratum[1].json().c_str(), full.stratum[2].json().c_str(),
       on_training.all.json().c_str(), budgets.c_str(), places.c_str(), used.c_str(), complexity.c_str(), losses.c_str());

@@ -515,6 +515,32 @@ TEST_CASE("the batch spends everything; twins beside it are drawn by the shares 
   for (Index s = 0; s < 8; ++s) CHECK((fixed.of(s).budget == 0.5 && fixed.of(s).target == 0.75));
 }
 
+TEST_CASE("draws that lean come from above their lowest budget by the power that is asked for, evenly from a step's parts") {
+  const train::Budgets budgets{.sampled = true, .at_least = 0.25, .above = 0.2, .lean = 2, .evenly = true};
+  double sum = 0;
+  for (std::uint64_t micro = 0; micro < 1000; ++micro) {
+    const train::BudgetDraw draw(budgets, hm::random::key_of(4), micro, 8);
+    Index place = 0;
+    for (Index twin = 0; twin < 8; ++twin) {
+      const double budget = draw.of(8 + twin).budget;
+      if (draw.at_least(twin)) {
+        REQUIRE(budget == 0);
+        continue;
+      }
+      const double v = std::sqrt((budget - 0.2) / 0.8) * 6;  // of six parts
+      REQUIRE((static_cast<double>(place) - 1e-9 <= v && v <= static_cast<double>(place) + 1 + 1e-9));
+      sum += budget;
+      ++place;
+    }
+    REQUIRE(place == 6);
+  }
+  CHECK(std::fabs(sum / 6000 - (0.2 + 0.8 / 3)) < 0.003);  // a deviation is 0.0005
+  // `least` counts where it is the higher; a single draw has all of [0, 1) for its part.
+  const train::BudgetDraw one({.sampled = true, .twins = 0, .least = 0.5, .at_least = 0, .above = 0.2, .evenly = true},
+                              hm::random::key_of(4), 0, 8);
+  CHECK((one.twins() == 1 && one.of(8).budget >= 0.5 && one.of(8).budget < 1));
+}
+
 TEST_CASE("the progress line holds any loss, and tells the time left of a run that goes on") {
   const train::Progress progress(2e6, 1e9);
   CHECK(progress.line(10, 100, 1.25, 5000, 20) == "step 10/100  loss 1.2500  250 tokens/s  50% of peak  180 s left");

@@ -5,6 +5,8 @@
 /// stand a second time, at a lower budget (twins), and learn from the first as well as from the text (Yu and Huang, "Universally
 /// slimmable networks", 2019: the sandwich rule and distillation in place). So lower budgets cost time, but no text.
 
+#include <cmath>
+
 #include <hybridmoe/core/random.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::train {
@@ -20,7 +22,10 @@ struct Budgets {
   Condition fixed{};
   double twins = 1;         ///< twins beside the batch, as a part of it; there is one at least
   double least = 0;         ///< the lowest budget that is drawn
-  double at_least = 0.125;  ///< the part of the twins that have the lowest budget; the others draw one uniformly
+  double at_least = 0.125;  ///< the part of the twins that have the lowest budget; the others draw one from `least` or `above` on
+  double above = 0;         ///< the lowest budget of those others, if higher than `least`
+  double lean = 1;          ///< they draw above + (1 − above)·v^lean, v uniform: above 1, lower budgets come more often
+  bool evenly = false;      ///< each of a step's draws takes v from a part of [0, 1) of its own (stratified sampling)
   double at_target = 0.8;   ///< the part of those others that have q = 1, as T(β) is controlled for; the rest draw one
   double price = 0.05;      ///< λ₀: the auxiliary loss of a row with target 0 that spends all of C(1)
   double twin_loss = 1;     ///< weight of KL(full twin, held constant ‖ low twin), per token
@@ -52,12 +57,23 @@ class BudgetDraw {
   Condition of(Index sequence) const {
     if (sequence < batch_) return budgets_.sampled ? Condition{} : budgets_.fixed;
     if (at_least(sequence - batch_)) return {budgets_.least, 1};
-    const double u = uniform(sequence, 1);
-    return {budgets_.least + (1 - budgets_.least) * uniform(sequence, 0),
+    const double u = uniform(sequence, 1), lowest = larger(budgets_.least, budgets_.above);
+    return {lowest + (1 - lowest) * std::pow(place_of(sequence), budgets_.lean),
             u < budgets_.at_target ? 1.0 : (u - budgets_.at_target) / (1 - budgets_.at_target)};
   }
 
  private:
+  /// v of a twin that draws its budget.
+  double place_of(Index sequence) const {
+    if (!budgets_.evenly) return uniform(sequence, 0);
+    Index before = 0, all = 0;
+    for (Index twin = 0; twin < twins_; ++twin) {
+      if (at_least(twin)) continue;
+      before += batch_ + twin < sequence;
+      ++all;
+    }
+    return (static_cast<double>(before) + uniform(sequence, 0)) / static_cast<double>(all);
+  }
   double uniform(Index sequence, int word) const {
     const std::uint64_t place = micro_ * static_cast<std::uint64_t>(batch_ + twins_) + static_cast<std::uint64_t>(sequence);
     return static_cast<double>(random::uniform(random::draw(key_, 0x62756467u, place).word[word]));

@@ -187,9 +187,11 @@ Status TrainerCore<Language, T_, Space_>::examine(const Parameters& model, const
   if (!(s.peak >= 0 && math::is_finite(s.peak) && s.last >= 0 && math::is_finite(s.last)))
     return Error{Code::bad_argument, "Options::schedule: peak and last must be finite numbers and not negative"};
   const Budgets& b = options.budgets;
-  for (const double part : {b.fixed.budget, b.fixed.target, b.twins, b.least, b.at_least, b.at_target})
+  for (const double part : {b.fixed.budget, b.fixed.target, b.twins, b.least, b.at_least, b.above, b.at_target})
     if (!(part >= 0 && part <= 1))
       return Error{Code::bad_argument, "Options::budgets: budgets, targets and parts must lie in [0, 1]"};
+  if (!(b.lean > 0 && math::is_finite(b.lean)))
+    return Error{Code::bad_argument, "Options::budgets: lean must be a finite number above 0"};
   if (!(b.price >= 0 && b.twin_loss >= 0 && b.gain_loss >= 0))
     return Error{Code::bad_argument, "Options::budgets: a price or a weight is negative or not a number"};
   if (Status fits = text.examine(options.length); !fits) return fits;

@@ -101,6 +101,7 @@ constexpr Parts skeleton_parts{.windows = false,
 /// How an arm trains, where it is not like full.
 struct Training {
   bool sampled = true;
+  bool leaning = false;  // twins' budgets lean to lower ones, so that no budget is far behind a model for it alone
   double budget = 1;
   bool twins_teach = true;
 };
@@ -148,6 +149,7 @@ struct norm_rms : Arm<Refilled<Parts{.adaptive_norm = false}>::Model> {};
 struct budgets_none : Arm<Full, plain_training> {};
 struct budget_half : Arm<Full, Training{.sampled = false, .budget = 0.5}> {};
 struct budget_quarter : Arm<Full, Training{.sampled = false, .budget = 0.25}> {};
+struct full_leaning : Arm<Full, Training{.leaning = true}> {};
 struct twins_none : Arm<Full, Training{.twins_teach = false}> {};
 
 /// How the plan trains an arm.
@@ -157,6 +159,7 @@ hm::train::Options options(std::uint64_t seed, Index steps, double rate) {
   options.schedule = {.peak = rate, .warmup = 50, .steps = steps, .last = 0.1};
   options.seed = seed;
   options.budgets.sampled = Chosen::training.sampled;
+  if (Chosen::training.leaning) options.budgets.above = 0.125, options.budgets.lean = 1.75, options.budgets.evenly = true;
   if (!Chosen::training.twins_teach) options.budgets.twin_loss = options.budgets.gain_loss = 0;
   options.budgets.fixed.budget = Chosen::training.budget;
   return options;

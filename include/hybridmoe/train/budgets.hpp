@@ -5,7 +5,6 @@
 /// stand a second time, at a lower budget (twins), and learn from the first as well as from the text (Yu and Huang, "Universally
 /// slimmable networks", 2019: the sandwich rule and distillation in place). So lower budgets cost time, but no text.
 
-#include <algorithm>
 #include <cmath>
 
 #include <hybridmoe/core/random.hpp>
@@ -58,7 +57,7 @@ class BudgetDraw {
   Condition of(Index sequence) const {
     if (sequence < batch_) return budgets_.sampled ? Condition{} : budgets_.fixed;
     if (at_least(sequence - batch_)) return {budgets_.least, 1};
-    const double u = uniform(sequence, 1), lowest = std::max(budgets_.least, budgets_.above);
+    const double u = uniform(sequence, 1), lowest = budgets_.above > budgets_.least ? budgets_.above : budgets_.least;
     return {lowest + (1 - lowest) * std::pow(place_of(sequence), budgets_.lean),
             u < budgets_.at_target ? 1.0 : (u - budgets_.at_target) / (1 - budgets_.at_target)};
   }

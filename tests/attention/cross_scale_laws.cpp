@@ -1,5 +1,6 @@
 // Attention to closed segments keeps the laws, together with the source that makes them.
 
+#include <hybridmoe/attention/adaptive.hpp>
 #include <hybridmoe/attention/cross_scale.hpp>
 #include <hybridmoe/attention/softmax.hpp>
 #include <hybridmoe/attention/together.hpp>
@@ -31,6 +32,11 @@ struct Shared : attention::CrossScale<Heads{10, 1, 3}> {};
 struct Default : embedding::Segments<embedding::SegmentOptions{.boundary = 4}> {};
 struct Both : attention::Together<attention::Local<Heads{1, 1, 4}, 5>, Shared> {};
 
+/// HybridMoE's letter M: a window of decided size and key tokens, beside segments.
+struct WithKeyTokens : attention::Together<attention::KeyTokens<Heads{2, 1, 6}, attention::Window{13, 20, 4},
+                                                                attention::Store{5, 3, 8}, attention::NormedQueryKey<>>,
+                                           attention::CrossScale<Heads{2, 1, 5}, few>> {};
+
 using Decisions = check::Drive<stream::Decisions, 9>;
 
 check::Options lengths(Index longest, Index gradient) {
@@ -48,4 +54,9 @@ TEST_CASE("attention to segments, and segments, under a controller's emphasis ke
 }
 TEST_CASE("attention to segments with the usual limits, beside attention to tokens, keeps the laws") {
   test::laws_everywhere<check::WithSources<Both, 1, Default>, hybridmoe::Environment<8, 320, 40, 4>>(lengths(310, 260));
+}
+TEST_CASE("a window and key tokens beside attention to segments, under a budget and a target, keep the laws") {
+  using Layer = check::Driven<check::WithSources<WithKeyTokens, 1, Source>, Decisions, check::Drive<stream::Budget, 1>,
+                              check::Drive<stream::Target, 1>>;
+  test::laws_everywhere<Layer, hybridmoe::Environment<10, 80, 9, 3>>(lengths(75, 45));
 }

@@ -273,7 +273,7 @@ void check_serving(const std::vector<T>& flat) {
     const Index slots[] = {4, 1, 5, 2};
     std::vector<Index> at(lengths.size(), 0);
     for (std::uint64_t round = 0;; ++round) {
-      std::vector<test::Chunk> call;
+      std::vector<test::Chunk<T>> call;
       std::vector<std::size_t> who;
       for (std::size_t s = 0; s < lengths.size(); ++s) {
         if (at[s] == lengths[s] || (!share && !call.empty())) continue;
@@ -281,7 +281,7 @@ void check_serving(const std::vector<T>& flat) {
         if (share && static_cast<Index>(die) % 4 == 0) continue;  // rests in this call
         const Index count = hm::smaller(piece > 0 ? piece : 1 + static_cast<Index>(die) % D::chunk, lengths[s] - at[s]);
         const auto begin = expected[s].tokens.begin() + at[s];
-        call.push_back({slots[s], at[s], {begin, begin + count}});
+        call.push_back({slots[s], at[s], {begin, begin + count}, {}});
         who.push_back(s);
       }
       if (call.empty()) {

@@ -1,6 +1,8 @@
 #pragma once
 // Runs a description's forward and backward on memory of exactly the declared size, filled with NaN beforehand.
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -45,6 +47,39 @@ inline std::vector<std::int32_t> random_tokens(Index count, Index vocab, std::ui
   return tokens;
 }
 
+/// What each row may spend and is to reach; empty: 1.
+template <class T>
+struct Conditions {
+  std::vector<T> budget, target;
+
+  /// A budget and a target for each row, mixed.
+  static Conditions mixed(Index rows, std::uint64_t seed) {
+    Conditions result;
+    const std::vector<double> a = numbers(rows, seed, 1.0), b = numbers(rows, seed + 1, 1.0);
+    for (Index row = 0; row < rows; ++row) {
+      // Every fifth row may spend all, every seventh nothing.
+      const auto part = [](double n) { return std::fmin(1.0, std::fabs(n)); };
+      result.budget.push_back(static_cast<T>(row % 5 == 0 ? 1.0 : row % 7 == 0 ? 0.0 : part(a[to_size(row)])));
+      result.target.push_back(static_cast<T>(row % 3 == 0 ? 1.0 : part(b[to_size(row)])));
+    }
+    return result;
+  }
+  Conditions part(Index begin, Index count) const {
+    const auto cut = [&](const std::vector<T>& from) {
+      return from.empty() ? from : std::vector<T>(from.begin() + begin, from.begin() + begin + count);
+    };
+    return {cut(budget), cut(target)};
+  }
+  void append(const Conditions& other) {
+    budget.insert(budget.end(), other.budget.begin(), other.budget.end());
+    target.insert(target.end(), other.target.begin(), other.target.end());
+  }
+  void give(hybridmoe::Side& side) const {
+    if (!budget.empty()) side.set<hybridmoe::stream::Budget, T>(budget.data(), nullptr, 1);
+    if (!target.empty()) side.set<hybridmoe::stream::Target, T>(target.data(), nullptr, 1);
+  }
+};
+
 /// How a training call is made.
 struct How {
   bool recompute = false;
@@ -60,10 +95,11 @@ class TrainingRun {
  public:
   std::vector<Index> lengths;
   std::vector<std::int32_t> tokens, targets;  ///< of all sequences, one after the other; target −1: does not count
+  Conditions<T> conditions{};
 
   // What run() leaves.
   double loss = 0, auxiliary = 0;  ///< mean cross-entropy of the targets; Σ of the layers' auxiliary losses (unless recomputed)
-  std::vector<T> gradient, hidden, logits;
+  std::vector<T> gradient, hidden, logits, complexity;  ///< complexity: empty in models that do not estimate it
   Index bytes_used = 0;
 
   TrainingRun(std::vector<Index> lengths_, std::uint64_t seed) : lengths(std::move(lengths_)) {
@@ -94,6 +130,7 @@ class TrainingRun {
     call.training = true;
     call.noise = {{7, 8}, how.dropout};
     call.auxiliary = how.auxiliary;
+    conditions.give(call.side);
     gradient.assign(to_size(how.gradient ? D::template buffer_elements<T, hybridmoe::Flat>() : 0), T(0));
     hybridmoe::TrainingSight<T> sight;
     const std::vector<T> before = parameters;
@@ -106,6 +143,7 @@ class TrainingRun {
     REQUIRE(before == parameters);
     const T* const last = sight.streams + D::layer_count * rows() * D::width;
     hidden.assign(last, last + rows() * D::width);
+    if (sight.complexity != nullptr) complexity.assign(sight.complexity, sight.complexity + rows());
 
     // The plan's constructor finds everything again. Logits do not survive the call: the head's product is made once more.
     hybridmoe::Arena arena{memory.data(), memory.end()};
@@ -140,9 +178,11 @@ class TrainingRun {
 };
 
 /// Tokens of one sequence in a call: which state, and the position of the first.
+template <class T>
 struct Chunk {
   Index slot, start;
   std::vector<std::int32_t> tokens;
+  Conditions<T> conditions{};  ///< of its rows; of all chunks of a call or of none
 };
 
 /// A model with states for some sequences.
@@ -153,10 +193,12 @@ class Serving {
       : parameters_(std::move(parameters)), states_(slots * D::template state_stride<T>()) {}
 
   /// Logits of all rows of one call. Checks that the call's scratch is what was declared.
-  std::vector<T> feed(const std::vector<Chunk>& chunks) {
+  std::vector<T> feed(const std::vector<Chunk<T>>& chunks) {
     hybridmoe::BatchPlan plan;
     std::vector<std::int32_t> tokens;
-    for (const Chunk& chunk : chunks) {
+    Conditions<T> conditions;
+    for (const Chunk<T>& chunk : chunks) {
+      conditions.append(chunk.conditions);
       plan.add(chunk.slot, chunk.start, hybridmoe::to_index(chunk.tokens.size()));
       tokens.insert(tokens.end(), chunk.tokens.begin(), chunk.tokens.end());
     }
@@ -169,6 +211,7 @@ class Serving {
     hybridmoe::Call<hybridmoe::exec::Inline> call;
     call.batch = plan.view(arrays.data());
     call.arena = {memory.data(), memory.end(), &peak};
+    conditions.give(call.side);
     std::vector<T> logits(to_size(plan.rows() * D::vocab));
     D::template forward<Storage>(call, parameters_.data(), tokens.data(), states_.data(), D::template state_stride<T>(),
                                  wanted.data(), plan.rows(), logits.data());

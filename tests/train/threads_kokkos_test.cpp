@@ -1,10 +1,7 @@
 // The number of threads changes no bit of a training run.
 
-#include <cstdio>
-
-#include <unistd.h>
-
 #include <hybridmoe/kokkos.hpp>
+#include <support/with_threads.hpp>
 #include <train/support.hpp>
 
 namespace hm = hybridmoe;
@@ -36,30 +33,16 @@ std::vector<double> losses() {
 
 // Not a test by itself: what the test below starts with other numbers of threads.
 TEST_CASE("print the losses of a run on the threads that there are", "[.losses]") {
-  std::printf("threads %d\n", Threads{}.concurrency());
-  for (const double loss : losses<Threads>()) std::printf("loss %a\n", loss);
+  test::print_numbers(Threads{}.concurrency(), losses<Threads>());
 }
 
 TEST_CASE("20 training steps give the same bits on 1, 2, 3 and 4 threads, and on none of Kokkos'") {
   const std::vector<double> expected = losses<hm::exec::Inline>();
   CHECK(expected[19] < expected[0]);
-  char self[4096] = {};
-  REQUIRE(readlink("/proc/self/exe", self, sizeof self - 1) > 0);
   for (int threads = 1; threads <= 4; ++threads) {
-    const std::string command = "OMP_NUM_THREADS=" + std::to_string(threads) + " OMP_PROC_BIND=false '" + self + "' '[.losses]'";
-    FILE* const output = popen(command.c_str(), "r");
-    REQUIRE(output != nullptr);
-    std::vector<double> got;
-    int started = 0;
-    char line[256];
-    while (std::fgets(line, sizeof line, output) != nullptr) {
-      double loss = 0;
-      if (std::sscanf(line, "loss %la", &loss) == 1) got.push_back(loss);
-      std::sscanf(line, "threads %d", &started);
-    }
-    REQUIRE(pclose(output) == 0);
+    const test::Printed got = test::run_with_threads(threads, "[.losses]");
     CAPTURE(threads);
-    CHECK(started == threads);
-    CHECK(got == expected);
+    CHECK(got.threads == threads);
+    CHECK(got.numbers == expected);
   }
 }

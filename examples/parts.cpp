@@ -48,8 +48,8 @@ struct Shared : One<hm::Block<Full, Elastic>> {};
 constexpr hm::attention::CrossScaleOptions cross{.segment = 32};
 using Scales = hm::attention::Together<hm::attention::Local<heads, 64>, hm::attention::CrossScale<hm::Heads{2, 1, 32}, cross>>;
 struct Segmented
-    : hm::LanguageModel<sizes, hm::Pattern<"LM", hm::layers<4>>, hm::Slot<'L', hm::Block<hm::attention::Local<heads, 64>, Gated>>,
-                        hm::Slot<'M', hm::Block<Scales, Gated>>, hm::Sources<hm::embedding::Segments<>>> {};
+    : hm::LanguageModel<sizes, hm::Pattern<"LC", hm::layers<4>>, hm::Slot<'L', hm::Block<hm::attention::Local<heads, 64>, Gated>>,
+                        hm::Slot<'C', hm::Block<Scales, Gated>>, hm::Sources<hm::embedding::Segments<>>> {};
 //! [segments]
 
 //! [control]

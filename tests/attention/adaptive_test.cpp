@@ -432,3 +432,18 @@ TEST_CASE("the loss that warms the scorer is its formula, and teaches the scorer
       CHECK(std::fabs((by[1] - by[0]) / 2e-4 - got) < 1e-7);
     }
 }
+
+TEST_CASE("a sequence's store in a tape ends with its head's keys") {
+  using Stores = hybridmoe::ops::KeyStores<float, 6, 2>;
+  const std::vector<Index> begin{0, 70, 71, 150};
+  constexpr Index rows = 200, sequences = 4, tiles = Stores::tape_tiles_for(rows, sequences);
+  std::vector<float> keys(static_cast<std::size_t>(Stores::tape_elements(rows, sequences))), values = keys;
+  const Stores stores{keys.data(), values.data(), tiles};
+  for (Index s = 0; s < sequences; ++s) {
+    const auto store = stores.of(s, begin[static_cast<std::size_t>(s)], 0);
+    CHECK(store.key_at(1, store.tiles - 1) + 6 * hybridmoe::ops::key_tile == keys.data() + keys.size());
+    // It holds the sequence.
+    const Index end = s + 1 < sequences ? begin[static_cast<std::size_t>(s + 1)] : rows;
+    CHECK(store.tiles >= hybridmoe::ops::tiles_for(end - begin[static_cast<std::size_t>(s)]));
+  }
+}

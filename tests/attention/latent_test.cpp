@@ -239,15 +239,15 @@ using Bound = typename Mode::template Layer<hm::Environment<width, 4096>>;
 // DeepSeek-V3: 61 layers, two bytes an element; parameters d·q + q + q·h·(n+r) + d·(c+r) + c + c·h·(n+v) + h·v·d.
 constexpr LatentHeads deepseek{.heads = 128, .latent = 512, .rotary = 64, .size = 128, .value = 128, .query_rank = 1536};
 using DeepSeekV3 = Bound<Latent<deepseek, attention::PlainQueryKey>, 7168>;
-static_assert(61 * 2 * DeepSeekV3::cache_elements_per_token(4096) == 70'272);
+static_assert(61 * 2 * DeepSeekV3::cache_elements(4096) == 4096 * 70'272);
 constexpr Index deepseek_parameters =
     7168 * 1536 + 1536 + 1536 * 128 * (128 + 64) + 7168 * (512 + 64) + 512 + 512 * 128 * (128 + 128) + 128 * 128 * 7168;
 static_assert(DeepSeekV3::active_parameters() == hm::Spread::always(deepseek_parameters));
 static_assert(Bound<Latent<deepseek, attention::PlainQueryKey, attention::Expanded>, 7168>::active_parameters().most ==
               deepseek_parameters);
 // QK-norm adds a number per head and token to the absorbed form's cache, and two gains.
-static_assert(Bound<Latent<deepseek>, 7168>::cache_elements_per_token(4096) == 512 + 64 + 128);
-static_assert(Bound<Latent<deepseek, attention::Expanded>, 7168>::cache_elements_per_token(4096) == 512 + 64);
+static_assert(Bound<Latent<deepseek>, 7168>::cache_elements(4096) == 4096 * (512 + 64 + 128));
+static_assert(Bound<Latent<deepseek, attention::Expanded>, 7168>::cache_elements(4096) == 4096 * (512 + 64));
 static_assert(Bound<Latent<deepseek>, 7168>::active_parameters().most == deepseek_parameters + 2 * 128);
 // The state is what is declared, a tile's padding aside: no second copy of the latent.
 static_assert(hm::state_bytes<DeepSeekV3::State<float>> == Index{4} * 4096 * 576);

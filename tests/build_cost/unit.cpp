@@ -4,8 +4,13 @@
 //   KINDS     those kinds of layer, for all patterns over them
 //   ONLY      one of those models alone; its kinds of layer come from the unit of KINDS (extern templates)
 //   MAIN      a program that uses it
+//   DESCRIBE=name   the table of a model of zoo/hybridmoe.hpp alone
+//   WHOLE=name      a model of zoo/hybridmoe.hpp
 // With none of them, the cost of including the library.
 #include <hybridmoe/hybridmoe.hpp>
+#if defined(DESCRIBE) || defined(WHOLE)
+#include <hybridmoe/zoo/hybridmoe.hpp>
+#endif
 
 namespace hm = hybridmoe;
 
@@ -67,6 +72,13 @@ struct Third : ModelOf<Letters<87>> {};
 struct Fourth : ModelOf<Letters<86>> {};
 struct Fifth : ModelOf<Letters<85>> {};
 float third(const hm::train::Text& text) { return use<Third>(text) + use<Fourth>(text) + use<Fifth>(text); }
+#endif
+
+#if defined(DESCRIBE)
+std::string table() { return hm::describe<hm::zoo::DESCRIBE>(); }
+#endif
+#if defined(WHOLE)
+float whole(const hm::train::Text& text) { return use<hm::zoo::WHOLE>(text); }
 #endif
 
 #if defined(MAIN)

@@ -226,7 +226,7 @@ struct Smoothing {
     static constexpr struct Recurrent {
       operator Index() const { return elements(); }
     } recurrent_elements{};
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
     static inline void* volatile seen = nullptr;  // keeps the compiler from leaving the allocation out
   };

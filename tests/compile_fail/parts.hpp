@@ -37,7 +37,7 @@ struct CopyLayer {
   static constexpr hm::Spread active_parameters() { return {}; }
   static constexpr hm::Flops flops_per_token(hm::Index) { return {}; }
   static constexpr hm::Index recurrent_elements = 0;
-  static constexpr hm::Index cache_elements_per_token(hm::Index) { return 0; }
+  static constexpr hm::Index cache_elements(hm::Index) { return 0; }
 };
 
 /// A model of one letter whose mixer is the description given.

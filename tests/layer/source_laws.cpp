@@ -109,7 +109,7 @@ struct Blend {
     static constexpr hybridmoe::Spread active_parameters() { return {width, width + Env::vocab, width + Env::vocab}; }
     static constexpr hybridmoe::Flops flops_per_token(Index) { return {4.0 * width, 12.0 * width}; }
     static constexpr Index recurrent_elements = width;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
   };
 };
 

@@ -6,11 +6,11 @@ namespace hm = hybridmoe;
 constexpr hm::Heads heads{.query = 4, .kv = 2, .size = 8};
 constexpr hm::Experts experts{.count = 4, .active = 2, .hidden = 32};
 constexpr hm::ssm::Mamba2Sizes scan{.heads = 4, .head = 16, .state = 16};
-struct Brain : hm::LanguageModel<hm::LanguageSizes{.vocab = 64, .width = 32, .context = 64}, hm::Pattern<"GLSM">,
+struct Brain : hm::LanguageModel<hm::LanguageSizes{.vocab = 64, .width = 32, .context = 64}, hm::Pattern<"GLSE">,
                                  hm::Slot<'G', hm::Block<hm::attention::Full<heads>, hm::channel::SwiGlu<64>>>,
                                  hm::Slot<'L', hm::Block<hm::attention::Local<heads, 16>, hm::channel::Gelu<64>>>,
                                  hm::Slot<'S', hm::Block<hm::ssm::Mamba2<scan>>>,
-                                 hm::Slot<'M', hm::Block<hm::attention::Full<heads>, hm::channel::Moe<experts>>>> {};
+                                 hm::Slot<'E', hm::Block<hm::attention::Full<heads>, hm::channel::Moe<experts>>>> {};
 using Stepper = hm::generate::Stepper<Brain, float, hm::Packed>;
 
 hm::Index brain_bytes() { return Stepper::required_bytes(); }

@@ -361,9 +361,10 @@ TEST_CASE("accounting of a model is what counting gives") {
   static_assert(A::active_parameters() == hm::Spread::always(hand::used));
   static_assert(A::layer_parameters(0) == hand::g && A::layer_parameters(1) == hand::l && A::layer_parameters(2) == hand::s);
   static_assert(A::layer_count == 6);
-  // Keys and values of two full layers; of the others windows do not grow with the sequence.
+  // Keys and values of two full layers, and of three with a window of 9, which is as much as their sequences need.
   constexpr Index scan_state = 4 * 8 * 6 + 3 * hand::channels;
-  static_assert(A::cache_bytes<float>(50) == 4 * (2 * 50 * 2 * 2 * 10 + scan_state));
+  static_assert(A::cache_bytes<float>(50) == 4 * (2 * 50 * 2 * 2 * 10 + 3 * 9 * 2 * 8 + scan_state));
+  static_assert(A::cache_bytes<float>(5) == 4 * (2 * 5 * 2 * 2 * 10 + 3 * 5 * 2 * 8 + scan_state));
   // A token's place among 32: full layers hold all of the context, rings one tile more than window and longest piece need.
   constexpr Index full = 2 * 2 * 3 * 32 * 10, ring = 2 * 1 * 2 * 32 * 8;
   using Scan = hm::ssm::Mamba2<hm::ssm::Mamba2Sizes{

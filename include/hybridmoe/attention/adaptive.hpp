@@ -165,7 +165,7 @@ struct Adaptive {
       constexpr Index all_of_them = element_count<Parameters<float, Flat>, float>;
       return {Core::active_parameters().least, all_of_them, all_of_them};
     }
-    static constexpr Index cache_elements_per_token(Index context) { return Core::cache_elements_per_token(context); }
+    static constexpr Index cache_elements(Index context) { return Core::cache_elements(context); }
     static constexpr Flops flops_per_token(Index context) {
       const double tokens = static_cast<double>(smaller(Keys::entries, context * Keys::candidates / Keys::grid));
       const double core = per_key * tokens;

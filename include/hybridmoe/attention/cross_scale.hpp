@@ -45,6 +45,7 @@ struct CrossScale {
                          query = static_cast<int>(heads.query);
     static constexpr Index inner = heads.query * heads.size, kv_inner = heads.kv * heads.size;
     static constexpr bool causal = true, rewinds = true;
+    static constexpr StreamShapes takes = StreamShapes{}.with<stream::Segments>(segment, options.limits);
 
     template <class T, class Storage>
     struct Parameters {
@@ -141,7 +142,7 @@ struct CrossScale {
       const Batch& batch = call.batch;
       const auto* const segments = call.side.template structure<stream::Segments, ops::ClosedSegments<T>>();
       if (segments == nullptr) return ops::zero(space, batch.rows * width, y.data);
-      HYBRIDMOE_ASSERT(segments->size == segment && fits(segments->limits));
+      HYBRIDMOE_ASSERT(segments->size == segment && segments->limits.no_more_than(options.limits));
       const Extent e = Extent::of(batch, call.training);
       In<Space, T>::forward(space, call.arena, batch.rows, x.data, p.query, nullptr, tape.query);
       Segment<Space, T>::forward(space, call.arena, all(e), segments->offset, segments->vector, p.key, tape.key);
@@ -219,7 +220,7 @@ struct CrossScale {
     /// Keys and values of the segments that are seen, with their Ω.
     static constexpr Index recurrent_elements =
         (options.keys.phrase + options.keys.sentence + options.keys.paragraph) * (2 * kv_inner + 1);
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>
@@ -230,12 +231,6 @@ struct CrossScale {
     using Segment = ops::GroupedMatmul<Space, T, scales, kv_inner, segment>;
 
     HYBRIDMOE_FUNCTION static constexpr Index all(Extent e) { return options.limits.capacity(e.rows, e.sequences); }
-    /// Whether a source with these limits closes no more than there is room for.
-    HYBRIDMOE_FUNCTION static constexpr bool fits(const SegmentLimits& source) {
-      bool result = true;
-      for (Index s = 0; s < scales; ++s) result = result && source.at(s).least >= options.limits.at(s).least;
-      return result;
-    }
 
     template <class T, class Space>
     HYBRIDMOE_FUNCTION static auto input_of(const Call<Space>& call, const auto& p, const ops::ClosedSegments<T>& segments,

@@ -285,7 +285,7 @@ struct Latent {
     // Accounting.
     static constexpr Spread active_parameters() { return Spread::always(element_count<Parameters<float, Flat>, float>); }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return Keys<float>::lines; }
+    static constexpr Index cache_elements(Index context) { return Keys<float>::lines * context; }
     /// Products with weights, and the mean over positions of scores and mixing. Keys and values of the expanded form are counted
     /// once a token, as in training and in a prompt fed whole: calls with states form those of all earlier positions again.
     static constexpr Flops flops_per_token(Index context) { return flops(0.5 * (static_cast<double>(context) + 1)); }

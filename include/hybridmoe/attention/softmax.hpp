@@ -226,7 +226,7 @@ struct Softmax {
     // Accounting.
     static constexpr Spread active_parameters() { return Spread::always(element_count<Parameters<float, Flat>, float>); }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index context) { return Mask::seen(context) < context ? 0 : 2 * kv_inner; }
+    static constexpr Index cache_elements(Index context) { return 2 * kv_inner * Mask::seen(context); }
     /// Products, and the mean over positions of scores and mixing (2·2·seen·inner; backward five such products against two).
     static constexpr Flops flops_per_token(Index context) {
       const double seen = static_cast<double>(Mask::seen(context)), all = static_cast<double>(context);

@@ -48,6 +48,7 @@ struct Together {
   struct Layer {
     using First = typename First_::template Layer<Env>;
     using Second = typename Second_::template Layer<Env>;
+    using Parts = LayerList<First, Second>;
     static constexpr Index width = Env::width;
     static constexpr bool causal = First::causal && Second::causal;
     static constexpr bool rewinds = hybridmoe::rewinds<First> && hybridmoe::rewinds<Second>;
@@ -156,8 +157,8 @@ struct Together {
       return First::flops_per_token(context) + Second::flops_per_token(context) + Flops{1.0 * width, 2.0 * width};
     }
     static constexpr Index recurrent_elements = First::recurrent_elements + Second::recurrent_elements;
-    static constexpr Index cache_elements_per_token(Index context) {
-      return First::cache_elements_per_token(context) + Second::cache_elements_per_token(context);
+    static constexpr Index cache_elements(Index context) {
+      return First::cache_elements(context) + Second::cache_elements(context);
     }
     /// The most forward FLOPs of a token at a budget.
     static constexpr double capped_flops(Index context, double beta) {

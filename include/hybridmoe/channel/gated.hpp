@@ -52,7 +52,8 @@ struct Gated {
   template <class Env>
   struct Layer {
     using InnerLayer = typename Inner::template Layer<Env>;
-    static constexpr Index width = Env::width;
+    using Parts = LayerList<InnerLayer>;
+    static constexpr Index width = Env::width, expert_count = hybridmoe::expert_count<InnerLayer>;
     static constexpr bool causal = InnerLayer::causal;
 
     template <class T, class Storage>
@@ -114,7 +115,7 @@ struct Gated {
       return InnerLayer::flops_per_token(context) + Flops::product(static_cast<double>(width));
     }
     static constexpr Index recurrent_elements = InnerLayer::recurrent_elements;
-    static constexpr Index cache_elements_per_token(Index context) { return InnerLayer::cache_elements_per_token(context); }
+    static constexpr Index cache_elements(Index context) { return InnerLayer::cache_elements(context); }
   };
 };
 

@@ -74,7 +74,7 @@ struct Mlp {
     static constexpr Spread active_parameters() { return Spread::always(2 * width * hidden + (biased ? hidden + width : 0)); }
     static constexpr Flops flops_per_token(Index) { return Flops::product(2.0 * width * hidden); }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>

@@ -41,9 +41,10 @@ struct HybridMoe {
   template <class Env>
   struct Layer {
     using RouterLayer = typename Router::template Layer<Env, routed_.count, routed_.active.least, routed_.active.most>;
+    using Parts = LayerList<RouterLayer>;
     static_assert(router::Router<RouterLayer>, "channel::HybridMoe's router lacks a part that router/router.hpp lists");
     static constexpr Index width = Env::width;
-    static constexpr Index count = routed_.count, most = routed_.active.most;
+    static constexpr Index count = routed_.count, most = routed_.active.most, expert_count = count;
     static constexpr Index slices = shared_.slices, slice = shared_.hidden / slices, modulation = shared_.modulation;
     static constexpr bool causal = RouterLayer::causal;
     static constexpr bool elastic = slices > 1, modulated = modulation > 0;
@@ -156,6 +157,7 @@ struct HybridMoe {
       const Space& space = call.space;
       const Index rows = call.batch.rows;
       RouterLayer::forward(call, p.router, x, tape.choice, tape.router, tape.unbounded);
+      router::count_loads<count>(call, tape.choice);
       // (Backward reads the tape, whether a row has an expert or not.)
       const bool begun = call.training || most_experts(most, static_cast<T>(call.side.most_budget)) > 0;
       if (begun) {
@@ -272,7 +274,7 @@ struct HybridMoe {
              2.0 * (mixing_parameters + gate_parameters + stand_in_parameters);
     }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>

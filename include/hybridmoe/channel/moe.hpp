@@ -75,10 +75,12 @@ struct Moe {
   struct Layer {
     using RouterLayer = typename Router::template Layer<Env, experts.count, experts.active.least, experts.active.most>;
     using SharedLayer = typename Shared::template Layer<Env>;
+    using Parts = LayerList<RouterLayer, SharedLayer>;
     static_assert(router::Router<RouterLayer>, "channel::Moe's router lacks a part that router/router.hpp lists");
     static constexpr bool has_shared = !std::is_same_v<Shared, NotShared>;
     static constexpr Index width = Env::width;
     static constexpr Index count = experts.count, hidden = experts.hidden, most = experts.active.most;
+    static constexpr Index expert_count = count;
     static constexpr bool causal = RouterLayer::causal && SharedLayer::causal;
 
     template <class T, class Storage>
@@ -161,6 +163,7 @@ struct Moe {
       const Index* const places = tape.offset + count;
       if constexpr (has_shared) SharedLayer::forward(call, p.shared, x, y, states, tape.shared);
       RouterLayer::forward(call, p.router, x, tape.choice, tape.router);
+      router::count_loads<count>(call, tape.choice);
       Sort<Space>::sort(space, call.arena, rows, tape.choice.expert, tape.offset, tape.source, tape.place);
 
       Arena arena = call.arena;
@@ -230,7 +233,7 @@ struct Moe {
              2.0 * static_cast<double>(asked * expert_parameters);
     }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>

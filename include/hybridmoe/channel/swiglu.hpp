@@ -94,7 +94,7 @@ struct GatedMlp {
     static constexpr Spread active_parameters() { return Spread::always(3 * width * hidden + (biased ? 2 * hidden + width : 0)); }
     static constexpr Flops flops_per_token(Index) { return Flops::product(3.0 * width * hidden); }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     /// Panels of gate and up follow each other without padding.

@@ -87,9 +87,9 @@ void declared_counts(Subject<T>& subject, const Options& options, Report& report
            "flops_per_token must take training (forward and backward) for about three times forward");
   declares(late.forward >= one.forward && late.training >= one.training, "flops_per_token shrinks with the context");
 
-  const Index carried = facts.recurrent_elements + facts.cache_elements_per_token(facts.context) * facts.context;
+  const Index carried = facts.recurrent_elements + facts.cache_elements(facts.context);
   declares(facts.recurrent_elements >= 0 && carried <= facts.state_elements,
-           "recurrent_elements and cache_elements_per_token declare " + std::to_string(carried) + " elements, and State has " +
+           "recurrent_elements and cache_elements declare " + std::to_string(carried) + " elements, and State has " +
                std::to_string(facts.state_elements));
 }
 

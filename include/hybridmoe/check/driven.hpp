@@ -163,7 +163,7 @@ struct Driven {
       return Inner::flops_per_token(context) + Flops::product(static_cast<double>(columns * width));
     }
     static constexpr Index recurrent_elements = Inner::recurrent_elements;
-    static constexpr Index cache_elements_per_token(Index context) { return Inner::cache_elements_per_token(context); }
+    static constexpr Index cache_elements(Index context) { return Inner::cache_elements(context); }
 
    private:
     HYBRIDMOE_FUNCTION static auto matrix(auto& p, Index row) {

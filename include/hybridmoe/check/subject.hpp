@@ -31,7 +31,7 @@ struct LayerFacts {
   Spread active{};
   Flops (*flops)(Index context) = nullptr;
   Index recurrent_elements = 0;
-  Index (*cache_elements_per_token)(Index context) = nullptr;
+  Index (*cache_elements)(Index context) = nullptr;
   Index (*tape_bytes)(Extent) = nullptr;
   Index (*workspace_bytes)(Extent) = nullptr;
 };

@@ -122,7 +122,7 @@ LayerFacts facts_of() {
   facts.active = Layer::active_parameters();
   facts.flops = [](Index context) { return Layer::flops_per_token(context); };
   facts.recurrent_elements = Layer::recurrent_elements;
-  facts.cache_elements_per_token = [](Index context) -> Index { return Layer::cache_elements_per_token(context); };
+  facts.cache_elements = [](Index context) -> Index { return Layer::cache_elements(context); };
   facts.tape_bytes = [](Extent extent) { return planned_bytes<typename Layer::template Tape<T>>(extent); };
   facts.workspace_bytes = [](Extent extent) -> Index { return Layer::template workspace_bytes<T, Storage>(extent); };
   const auto p = std::make_unique<P>();

@@ -83,7 +83,7 @@ struct ReadStreams {
     static constexpr Spread active_parameters() { return {}; }
     static constexpr Flops flops_per_token(Index) { return {2.0 * width, 6.0 * width}; }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>
@@ -212,8 +212,8 @@ struct WithSources {
       return Inner::flops_per_token(context) + List::flops_per_token(context);
     }
     static constexpr Index recurrent_elements = Inner::recurrent_elements + List::recurrent_elements;
-    static constexpr Index cache_elements_per_token(Index context) {
-      return Inner::cache_elements_per_token(context) + List::cache_elements_per_token(context);
+    static constexpr Index cache_elements(Index context) {
+      return Inner::cache_elements(context) + List::cache_elements(context);
     }
 
    private:

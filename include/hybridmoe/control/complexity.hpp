@@ -52,7 +52,7 @@ struct ComplexityOptions {
 
 /// The description. Classes: what the vocabulary's ids mean (control/classes.hpp). Timing: whose complexity a row gets
 /// (control/timing.hpp). Tensors: projection.weight, predictor.{first, second, pair, output}.weight, predictor.output.bias, mean,
-/// variance, weight, bias. Sets stream::Complexity and stream::Gain.
+/// variance, weight, bias; with ComplexityOptions::joining join.weight. Sets stream::Complexity and stream::Gain.
 template <ComplexityOptions options = ComplexityOptions{}, class Classes = ByteClasses, class Timing = AsItIs>
 struct Complexity {
   static_assert(options.window > 1 && options.window < 65536, "ComplexityOptions::window must lie between 2 and 65535");
@@ -297,7 +297,7 @@ struct Complexity {
     }
     /// An id counts as half an element.
     static constexpr Index recurrent_elements = (window - 1) * (projected + 2) + (window - 1) / 2 + Timing::reach;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     static constexpr double log_classes = ops::natural_log(classes);

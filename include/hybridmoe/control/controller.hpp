@@ -155,7 +155,7 @@ struct Controller {
       return Flops::product(static_cast<double>(hidden * inputs + outputs * hidden)) + Flops{rest, 3 * rest};
     }
     static constexpr Index recurrent_elements = 2 * block - 1;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     static constexpr Trait trait(Trait t) {

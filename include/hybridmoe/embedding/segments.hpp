@@ -44,6 +44,7 @@ struct Segments {
     using Shape = SegmentShape<options, Cuts, Hierarchy, Env>;
     static constexpr Index size = Shape::size, scales = Shape::scales, pair = Shape::pair;
     static constexpr bool learned = Shape::learned, normed = Shape::normed;
+    static constexpr StreamShapes gives = StreamShapes{}.with<stream::Context>(2 * size).with<stream::Segments>(size, limits);
 
     template <class T, class Storage>
     struct Parameters {
@@ -289,7 +290,7 @@ struct Segments {
     /// What a position carries without what rewinding adds.
     static constexpr Index recurrent_elements = (ops::segment_taps + limits.phrase.most + scales) * width + (learned ? pair : 0) +
                                                 scales + (limits.children(1) + limits.children(2)) * size;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>

@@ -31,7 +31,7 @@ template <class L>
 concept HasAccounting = requires {
   { L::active_parameters() } -> std::same_as<Spread>;
   { L::flops_per_token(Index{1}) } -> std::same_as<Flops>;
-  { L::cache_elements_per_token(Index{1}) } -> std::convertible_to<Index>;
+  { L::cache_elements(Index{1}) } -> std::convertible_to<Index>;
   { L::recurrent_elements } -> std::convertible_to<Index>;
   { L::template workspace_bytes<float, Flat>(Extent{}) } -> std::convertible_to<Index>;
 };

@@ -11,7 +11,11 @@
 ///   backward(call, p, x, tape, dy, dx, gradient)   dx and gradient are added to
 ///   workspace_bytes<T, Storage>(extent)            scratch that forward (and backward if extent.training) takes from the arena
 ///   rewinds (optional, false if absent)   a state needs nothing but a smaller position to take Environment::rewind tokens back
-///   accounting: causal, active_parameters(), flops_per_token(context), recurrent_elements, cache_elements_per_token(context)
+///   expert_count (optional, 0 if absent)  experts that forward chooses among for each row and counts (router::count_loads)
+///   takes (optional)                StreamShapes of the streams that it reads and that are not of one width in every model
+///   Parts (optional)                LayerList of the layers and routers that it is made of, which may take streams too
+///   accounting: causal, active_parameters(), flops_per_token(context); of what a sequence carries, in elements at least:
+///   recurrent_elements whatever its length, and cache_elements(length) beside them
 
 #include <concepts>
 
@@ -81,6 +85,10 @@ struct States {
   HYBRIDMOE_FUNCTION State& operator[](Index slot) const { return *reinterpret_cast<State*>(base + slot * stride); }
 };
 
+/// Layers and routers, as types.
+template <class... Layers>
+struct LayerList {};
+
 /// The state of a layer that carries nothing.
 struct Stateless {};
 
@@ -112,6 +120,15 @@ constexpr bool rewinds = [] {
     return bool(L::rewinds);
   else
     return std::is_empty_v<typename L::template State<float>>;
+}();
+
+/// How many experts a layer chooses among.
+template <class L>
+constexpr Index expert_count = [] {
+  if constexpr (requires { L::expert_count; })
+    return L::expert_count;
+  else
+    return Index{0};
 }();
 
 /// Bytes of a state; an empty one takes none.

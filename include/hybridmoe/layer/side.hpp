@@ -5,6 +5,7 @@
 /// absent, and a layer then takes the neutral value that it documents: so each layer works alone, in any model.
 
 #include <hybridmoe/core/index.hpp>
+#include <hybridmoe/ops/segments.hpp>
 
 namespace hybridmoe::inline HYBRIDMOE_ABI {
 
@@ -48,6 +49,40 @@ inline constexpr int count = 12;  ///< how many streams there may be
 
 }  // namespace stream
 
+/// What a source chooses of its streams and their readers are compiled for. Sources say what they give, layers what they take; a
+/// model in which the two differ does not compile (model/check.hpp). Where either says nothing, anything goes.
+struct StreamShapes {
+  Index width[stream::count] = {};  ///< by number: elements of a row, of a segment's vector in stream::Segments; 0: nothing said
+  SegmentLimits limits{};           ///< of stream::Segments
+
+  template <class Stream>
+  constexpr StreamShapes with(Index columns, const SegmentLimits& lengths = {}) const {
+    StreamShapes result = *this;
+    result.width[Stream::number] = columns;
+    if (Stream::number == stream::Segments::number) result.limits = lengths;
+    return result;
+  }
+  /// These and those; what both speak of is as in `later`.
+  constexpr StreamShapes and_then(const StreamShapes& later) const {
+    StreamShapes result = *this;
+    for (int n = 0; n < stream::count; ++n)
+      if (later.width[n] != 0) result.width[n] = later.width[n];
+    if (later.width[stream::Segments::number] != 0) result.limits = later.limits;
+    return result;
+  }
+  /// The first stream that a source of these shapes gives in another width than a layer of those takes; none: −1.
+  constexpr int differs(const StreamShapes& taken) const {
+    for (int n = 0; n < stream::count; ++n)
+      if (width[n] != 0 && taken.width[n] != 0 && width[n] != taken.width[n]) return n;
+    return -1;
+  }
+  /// Whether a layer has room for the segments that the source may close.
+  constexpr bool fits(const StreamShapes& taken) const {
+    constexpr int n = stream::Segments::number;
+    return width[n] == 0 || taken.width[n] == 0 || limits.no_more_than(taken.limits);
+  }
+};
+
 /// Where a layer's decisions lie in a row of stream::Decisions: at layer·fields + one of these. The scales' emphasis follows the
 /// last layer's: at layers·fields + scale.
 struct Decision {
@@ -90,6 +125,13 @@ struct StreamRows {
   }
 };
 
+/// Where layers count how many rows went to each of their experts, if anybody asks. Added to, by layers.
+struct Loads {
+  Index* count = nullptr;  ///< [layers, width]; null: nobody asks
+  Index width = 0;         ///< the most experts of a layer
+  Index rows = 0;          ///< so many of the call's first rows are counted
+};
+
 /// The streams of a call, and where use is reported.
 struct Side {
   const void* value[stream::count] = {};
@@ -98,6 +140,7 @@ struct Side {
   double most_budget = 1;  ///< a host value: no row's budget is higher, so what it closes need not be begun
   void* used = nullptr;    ///< [rows, used_width] of the call's number type, or null: nobody asks
   Index used_width = 0;
+  Loads loads{};
 
   template <class Stream, class T>
   HYBRIDMOE_FUNCTION void set(const T* values, T* gradients, Index columns) {

@@ -14,8 +14,9 @@
 ///                                   (call.side is as the layers saw it); dx is the gradient by the stack's input; what the
 ///                                   source read of the raw embeddings it adds to d_embedding (dx itself has been added already);
 ///                                   it adds to the gradients of earlier sources' streams
+///   gives                           optional: StreamShapes of the streams that it sets, for the model to compare with layers'
 ///   losses<T>(tape)                 optional: a pointer to the value of its auxiliary losses after a training forward
-///   causal, rewinds, active_parameters(), flops_per_token(context), recurrent_elements, cache_elements_per_token(context)
+///   causal, rewinds, active_parameters(), flops_per_token(context), recurrent_elements, cache_elements(context)
 ///
 /// In training, forward zeroes the gradients of the streams that it sets.
 
@@ -68,7 +69,7 @@ struct SourceList {
   static constexpr Flops flops_per_token(Index) { return {}; }
   static constexpr double capped_flops(Index, double) { return 0; }
   static constexpr Index recurrent_elements = 0;
-  static constexpr Index cache_elements_per_token(Index) { return 0; }
+  static constexpr Index cache_elements(Index) { return 0; }
 };
 
 template <class Env, class First_, class... Others>
@@ -150,9 +151,7 @@ struct SourceList<Env, First_, Others...> {
     return most_flops<First>(context, beta) + Rest::capped_flops(context, beta);
   }
   static constexpr Index recurrent_elements = First::recurrent_elements + Rest::recurrent_elements;
-  static constexpr Index cache_elements_per_token(Index context) {
-    return First::cache_elements_per_token(context) + Rest::cache_elements_per_token(context);
-  }
+  static constexpr Index cache_elements(Index context) { return First::cache_elements(context) + Rest::cache_elements(context); }
 };
 
 }  // namespace hybridmoe

@@ -22,7 +22,7 @@ struct CoreAccount {
     return per_kind([length]<class L>() { return L::flops_per_token(length); });
   }
   static constexpr auto layer_cache(Index length) {
-    return per_kind([length]<class L>() { return L::cache_elements_per_token(length) * length + L::recurrent_elements; });
+    return per_kind([length]<class L>() { return L::cache_elements(length) + L::recurrent_elements; });
   }
 
   static constexpr Index outer_parameters = Core::template outer_elements<float, Flat>;
@@ -35,7 +35,7 @@ struct CoreAccount {
   }
   static constexpr Index cache_elements(Layout layout, Index length) {
     using S = typename Core::Sources;
-    return S::cache_elements_per_token(length) * length + S::recurrent_elements + layout.sum(layer_cache(length));
+    return S::cache_elements(length) + S::recurrent_elements + layout.sum(layer_cache(length));
   }
   /// The most forward FLOPs of one token at budget β (layer/budget.hpp).
   static constexpr double capped_flops(Layout layout, Index length, double beta) {

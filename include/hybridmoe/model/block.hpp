@@ -87,7 +87,7 @@ struct AbsentLayer {
   static constexpr bool causal = true;
   static constexpr Spread active_parameters() { return {}; }
   static constexpr Index recurrent_elements = 0;
-  static constexpr Index cache_elements_per_token(Index) { return 0; }
+  static constexpr Index cache_elements(Index) { return 0; }
   static constexpr Flops flops_per_token(Index) { return {}; }
   template <class T, class Storage>
   static constexpr Index workspace_bytes(Extent) {
@@ -119,6 +119,7 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
   static constexpr Index width = Env::width;
   static constexpr bool causal = MixerLayer::causal && ChannelLayer::causal;
   static constexpr bool rewinds = hybridmoe::rewinds<MixerLayer> && hybridmoe::rewinds<ChannelLayer>;
+  static constexpr Index expert_count = hybridmoe::expert_count<ChannelLayer>;
 
   template <class T, class Storage>
   struct Parameters {
@@ -283,8 +284,8 @@ struct Block<Mixer_, Channel_, Options...>::Layer {
            MixerLayer::active_parameters() + ChannelLayer::active_parameters();
   }
   static constexpr Index recurrent_elements = MixerLayer::recurrent_elements + ChannelLayer::recurrent_elements;
-  static constexpr Index cache_elements_per_token(Index context) {
-    return MixerLayer::cache_elements_per_token(context) + ChannelLayer::cache_elements_per_token(context);
+  static constexpr Index cache_elements(Index context) {
+    return MixerLayer::cache_elements(context) + ChannelLayer::cache_elements(context);
   }
   static constexpr Flops flops_per_token(Index context) {
     return norm_flops(context) + MixerLayer::flops_per_token(context) + ChannelLayer::flops_per_token(context);

@@ -59,15 +59,24 @@ struct NoBackward {
 };
 template <class Description>
 struct NoAccounting {
-  static_assert(
-      possible<Description>,
-      "missing accounting: active_parameters, flops_per_token, recurrent_elements, cache_elements_per_token, workspace_bytes");
+  static_assert(possible<Description>,
+                "missing accounting: active_parameters, flops_per_token, recurrent_elements, cache_elements, workspace_bytes");
 };
 template <class Description>
 struct NotCausal {
   static_assert(possible<Description>, "a decoder needs causal layers: this mixer or router looks at later tokens");
 };
 
+template <class Stream, class Description, class Got, class Expected>
+struct AnotherStreamWidth {
+  static_assert(possible<Description>, "a layer or router reads a stream of another width than the model's source gives");
+};
+template <class Description>
+struct NoRoomForSegments {
+  static_assert(
+      possible<Description>,
+      "a layer has no room for all segments that the model's source may close: its SegmentLimits have a longer `least`");
+};
 template <class Description>
 struct NotASource {
   static_assert(possible<Description>, "a member of Sources<> is not a source: layer/source.hpp lists a source's parts");
@@ -159,6 +168,80 @@ constexpr auto source() {
       return Is<NotASource<Description>>{};
     }
   }
+}
+
+/// A stream by its number, for messages.
+template <int number>
+struct stream_number {};
+template <int number>
+using StreamOf =
+    std::conditional_t<number == stream::Context::number, stream::Context,
+                       std::conditional_t<number == stream::Segments::number, stream::Segments, stream_number<number>>>;
+
+/// What the sources of a model give; of two that set one stream, layers see the later.
+template <class Env, class... Descriptions>
+struct GivenStreams {
+  template <class S>
+  static constexpr StreamShapes shapes_of() {
+    if constexpr (requires { S::gives; })
+      return S::gives;
+    else
+      return {};
+  }
+  static constexpr StreamShapes shapes = [] {
+    StreamShapes all;
+    ((all = all.and_then(shapes_of<typename Descriptions::template Layer<Env>>())), ...);
+    return all;
+  }();
+};
+
+/// Whether layer or router L, and all that it is made of, can read the streams that the sources give. `Description` is what a
+/// message names.
+template <class Given, class Description, class L>
+constexpr auto streams_of_layer();
+
+template <class Given, class Description, class... Layers>
+constexpr auto streams_of_parts(LayerList<Layers...>) {
+  return check_model::first_fault(streams_of_layer<Given, Description, Layers>()...);
+}
+
+template <class Given, class L>
+constexpr bool reads_as_given = [] {
+  if constexpr (requires { L::takes; })
+    return Given::shapes.differs(L::takes) < 0 && Given::shapes.fits(L::takes);
+  else
+    return true;
+}();
+
+template <class Given, class Description, class L>
+constexpr auto streams_of_layer() {
+  if constexpr (!reads_as_given<Given, L>) {
+    constexpr int n = Given::shapes.differs(L::takes);
+    if constexpr (n >= 0)
+      return Is<AnotherStreamWidth<StreamOf<n>, Description, got<L::takes.width[n]>, expected<Given::shapes.width[n]>>>{};
+    else
+      return Is<NoRoomForSegments<Description>>{};
+  } else if constexpr (requires { typename L::Parts; }) {
+    return streams_of_parts<Given, Description>(typename L::Parts{});
+  } else {
+    return Is<Sound>{};
+  }
+}
+
+template <class Given, class Description, class Env>
+constexpr auto streams_of() {
+  if constexpr (std::is_same_v<Description, channel::Nothing>)
+    return Is<Sound>{};
+  else
+    return streams_of_layer<Given, Description, typename Description::template Layer<Env>>();
+}
+
+/// The same for a sound block. (The norm before the head sees no streams.)
+template <class Given, class Block, class Env>
+constexpr auto streams_of_block() {
+  return check_model::first_fault(streams_of<Given, typename Block::Mixer, Env>(),
+                                  streams_of<Given, typename Block::Channel, Env>(),
+                                  streams_of<Given, typename Block::NormOption::type, Env>());
 }
 
 template <class Pattern, char... letters>

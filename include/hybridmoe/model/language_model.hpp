@@ -52,6 +52,11 @@ template <class Env, class... Descriptions>
 constexpr auto sources(Sources<Descriptions...>) {
   return check_model::first_fault(source<Descriptions, Env>()..., Is<Sound>{});
 }
+/// Whether the blocks, which are sound, can read what the sources, which are too, give.
+template <class Env, class SourceEnv, class... Blocks, class... Descriptions>
+constexpr auto streams(LayerList<Blocks...>, Sources<Descriptions...>) {
+  return check_model::first_fault(streams_of_block<GivenStreams<SourceEnv, Descriptions...>, Blocks, Env>()...);
+}
 
 /// All questions about a model's parts, cheapest first.
 template <LanguageSizes sizes, class Pattern, class Final, class Sources, class... Slots>
@@ -70,8 +75,12 @@ constexpr auto model() {
     } else {
       using Env = Environment<sizes.width, sizes.context, smaller(sizes.chunk, sizes.context), sizes.rewind>;
       using SourceEnv = SourceEnvironment<Env, Pattern::count, sizes.vocab>;
-      return check_model::first_fault(block<typename Slots::Block, Env>()..., layer<Final, Env>(),
-                                      check_model::sources<SourceEnv>(Sources{}));
+      constexpr auto parts = check_model::first_fault(block<typename Slots::Block, Env>()..., layer<Final, Env>(),
+                                                      check_model::sources<SourceEnv>(Sources{}));
+      if constexpr (Sources::empty || !std::is_same_v<decltype(parts), const Is<Sound>>)
+        return parts;
+      else
+        return check_model::streams<Env, SourceEnv>(LayerList<typename Slots::Block...>{}, Sources{});
     }
   }
 }

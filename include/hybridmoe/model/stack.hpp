@@ -25,6 +25,7 @@ struct Stack {
   static constexpr std::array<Index, kinds> parameter_elements() {
     return {element_count<typename Blocks::template Layer<Env>::template Parameters<T, Storage>, T>...};
   }
+  static constexpr std::array<Index, kinds> expert_counts() { return {expert_count<typename Blocks::template Layer<Env>>...}; }
   template <class T>
   static constexpr std::array<Index, kinds> state_sizes() {
     return {round_up(state_bytes<typename Blocks::template Layer<Env>::template State<T>>, arena_alignment)...};

@@ -79,7 +79,7 @@ struct Adaptive {
     /// As RMSNorm's, below the full budget another gain, and some twenty operations per row for the strength.
     static constexpr Flops flops_per_token(Index) { return {6.0 * width + 20, 18.0 * width + 40}; }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>

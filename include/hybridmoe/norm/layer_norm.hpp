@@ -72,7 +72,7 @@ struct LayerNorm {
     static constexpr Spread active_parameters() { return Spread::always((weighted ? width : 0) + (biased ? width : 0)); }
     static constexpr Flops flops_per_token(Index) { return {7.0 * width, 21.0 * width}; }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>

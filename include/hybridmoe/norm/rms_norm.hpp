@@ -66,7 +66,7 @@ struct Rms {
     static constexpr Spread active_parameters() { return Spread::always(weighted ? width : 0); }
     static constexpr Flops flops_per_token(Index) { return {4.0 * width, 14.0 * width}; }
     static constexpr Index recurrent_elements = 0;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
 
    private:
     template <class Space, class T>

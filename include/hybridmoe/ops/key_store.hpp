@@ -53,8 +53,8 @@ struct KeyStores {
   HYBRIDMOE_FUNCTION KeyStore<T, size> of(Index sequence, Index begin, Index slot) const {
     constexpr Index tile_elements = size * key_tile;
     if (state_base == nullptr) {
-      const Index at = (begin / key_tile + sequence) * tile_elements;
-      return {tape_keys + at, tape_values + at, tape_tiles, tape_tiles * tile_elements};
+      const Index first = begin / key_tile + sequence, at = first * tile_elements;
+      return {tape_keys + at, tape_values + at, tape_tiles - first, tape_tiles * tile_elements};
     }
     T* const keys = reinterpret_cast<T*>(state_base + slot * state_stride);
     return {keys, keys + value_offset, state_tiles, state_tiles * tile_elements};

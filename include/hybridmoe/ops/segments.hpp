@@ -39,6 +39,12 @@ struct SegmentLimits {
   HYBRIDMOE_FUNCTION constexpr Index capacity(Index rows, Index sequences) const {
     return capacity(0, rows, sequences) + capacity(1, rows, sequences) + capacity(2, rows, sequences);
   }
+  /// Whether segments within these limits are never more than where there is room for `other`: none of a scale is shorter.
+  HYBRIDMOE_FUNCTION constexpr bool no_more_than(const SegmentLimits& other) const {
+    bool result = true;
+    for (Index s = 0; s < scales; ++s) result = result && at(s).least >= other.at(s).least;
+    return result;
+  }
   /// Whether lengths are positive, each scale is longer than the one below, and the limits can be kept: a segment that may not
   /// be cut yet must not be overfull after one more of the scale below.
   constexpr bool sound() const {

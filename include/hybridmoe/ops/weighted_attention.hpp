@@ -6,9 +6,10 @@
 ///
 /// w_t is the window's size in keys, a real number; a_j > 0 only for the key tokens that the row's block knows; s^K and s^G are
 /// the weights of key tokens and of all tokens. A key that is in reach both ways is computed twice, with its weight u = max(m,
-/// s^G) among its neighbours and with what s^K·a exceeds u by among the key tokens: the sum is ω. Keys without weight are not
-/// computed. Tiles are visited as in ops/softmax_attention.hpp, and then the key tokens in ascending position, so a row's bits
-/// do not depend on its neighbours: rows of one item lie in one block and share its key tokens.
+/// s^G) among its neighbours and with what s^K·a exceeds u by among the key tokens: the sum is ω. Tiles in which no row
+/// gives a key a weight are passed over. But where a store has few places all of them are scored, those of dead records too,
+/// which counts of FLOPs leave out. Tiles are visited as in ops/softmax_attention.hpp, and then the key tokens in ascending
+/// position, so a row's bits do not depend on its neighbours: rows of one item lie in one block and share its key tokens.
 
 #include <hybridmoe/ops/softmax_attention.hpp>
 

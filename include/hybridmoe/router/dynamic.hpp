@@ -56,6 +56,7 @@ struct Dynamic {
     static constexpr Index target = static_cast<Index>(nominal + 0.5);
     static constexpr bool causal = true;
     static constexpr Index rank = options.semantic, context = options.context;
+    static constexpr StreamShapes takes = StreamShapes{}.with<stream::Context>(context);
     /// Whether τ takes part.
     static constexpr bool thresholded = options.adaptive && options.placebo != Placebo::random_count;
     static constexpr bool offset = thresholded && options.offset;

@@ -12,6 +12,7 @@
 ///   backward(call, p, x, tape, choice, dweight, dx, gradient)  dweight [rows, most] is the loss's gradient by choice.weight;
 ///                                       dx and gradient are added to, with call.auxiliary times the auxiliary losses' gradient
 ///   losses<T>(tape)                     the auxiliary losses' values and the load of each expert, after a training forward
+///   takes (optional)                    as in layer/layer.hpp
 ///   active_parameters(), flops_per_token()
 
 #include <concepts>
@@ -32,6 +33,31 @@ struct Choice {
   HYBRIDMOE_FUNCTION constexpr Choice(auto& arena, Index rows)
       : expert(arena.template take<Index>(rows * most)), weight(arena.template take<T>(rows * most)) {}
 };
+
+/// counted[e] += how many of the first `rows` rows chose expert e. One item: an expert.
+template <Index most>
+struct CountLoadsKernel {
+  Index rows;
+  const Index* expert;
+  Index* counted;
+
+  HYBRIDMOE_FUNCTION HYBRIDMOE_INLINE void operator()(Index e) const {
+    Index sum = 0;
+    for (Index i = 0; i < rows * most; ++i) sum += expert[i] == e;
+    counted[e] += sum;
+  }
+};
+
+/// Counts how many rows went to each of a layer's `count` experts, if anybody asks. For channel mixers, whose expert_count this
+/// is.
+template <Index count, class Space, class T, Index most>
+HYBRIDMOE_FUNCTION void count_loads(const Call<Space>& call, const Choice<T, most>& choice) {
+  const Loads& loads = call.side.loads;
+  if (loads.count == nullptr) return;
+  HYBRIDMOE_ASSERT(count <= loads.width && loads.rows <= call.batch.rows);
+  call.space.each(smaller(count, loads.width), CountLoadsKernel<most>{smaller(loads.rows, call.batch.rows), choice.expert,
+                                                                      loads.count + call.layer * loads.width});
+}
 
 /// What a router reports of a training call; pointers into its tape, null where it keeps no such figure.
 template <class T>

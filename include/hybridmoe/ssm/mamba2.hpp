@@ -173,7 +173,7 @@ struct Mamba2 {
     static constexpr Spread active_parameters() { return Spread::always(element_count<Parameters<float, Flat>, float>); }
     /// The published figure: the matrices and the convolution's inputs. sizeof(State) adds the tail of the current chunk.
     static constexpr Index recurrent_elements = Index{heads} * Sizes::matrix + Index{taps - 1} * channels;
-    static constexpr Index cache_elements_per_token(Index) { return 0; }
+    static constexpr Index cache_elements(Index) { return 0; }
     /// Products; taps; per head reading and writing the matrix and the mean half of a chunk's pairs; per group their scores.
     /// Backward does each of these products twice.
     static constexpr Flops flops_per_token(Index) {

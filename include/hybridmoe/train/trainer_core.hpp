@@ -34,6 +34,7 @@ struct Options {
 struct Evaluation {
   double loss = 0;  ///< nats per token
   std::vector<double> used;
+  std::vector<std::vector<double>> loads;  ///< of each layer: the share of tokens that went to each expert; empty without experts
 };
 
 /// One token that an evaluation predicted.
@@ -72,12 +73,14 @@ class TrainerCore {
   void skip() { ++step_; }
 
   /// Mean cross-entropy over the first `windows` validation windows (all if 0), nats per token.
-  double evaluate(Index windows = 0, const Condition& condition = {}) { return measure(windows, condition).loss; }
+  double evaluate(Index windows = 0, const Condition& condition = {});
   /// The same, and what the layers used.
   Evaluation measure(Index windows = 0, const Condition& condition = {});
   /// The same, token by token: calls each(Observed<T>), whose pointers are good until it returns.
   template <class Each>
-  void observe(Index windows, const Condition& condition, const Each& each);
+  void observe(Index windows, const Condition& condition, const Each& each) {
+    look(windows, condition, false, each);
+  }
 
   Index steps_done() const { return step_; }
   /// Of the text; and rows that are computed for them, twins included.
@@ -137,7 +140,16 @@ class TrainerCore {
     return options_.schedule.steps > 0 ? static_cast<double>(step_) / static_cast<double>(options_.schedule.steps) : 1.0;
   }
   Index used_width() const { return Used::fields * model_->layout().layers; }
-  double run(bool learn, Index micro, const Twins& twins);
+  /// The most experts of a kind of layer.
+  static constexpr Index load_width() {
+    Index most = 0;
+    for (const Index count : Language::Layers::expert_counts()) most = larger(most, count);
+    return most;
+  }
+  template <class Each>
+  void look(Index windows, const Condition& condition, bool count_loads, const Each& each);
+  std::vector<std::vector<double>> shares(double tokens) const;
+  double run(bool learn, Index micro, const Twins& twins, Index counted = 0);
   double sum_of_squares();
   void update(const StepReport& report);
   Error not_finite(const char* otherwise) const;
@@ -150,7 +162,7 @@ class TrainerCore {
   std::vector<std::int32_t> host_tokens_;
   std::vector<Range> ranges_;
   std::vector<RuledTensor> ruled_;
-  exec::Buffer<Space> errors_, conditions_, twins_, used_;
+  exec::Buffer<Space> errors_, conditions_, twins_, used_, loads_;
   std::vector<T> host_conditions_, host_used_, host_complexity_;
   std::vector<double> host_losses_;
   std::vector<Index> host_twins_;
@@ -230,6 +242,7 @@ TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& te
       conditions_(model.space(), 2 * rows() * static_cast<Index>(sizeof(T))),
       twins_(model.space(), rows() * static_cast<Index>(sizeof(Index))),
       used_(model.space(), rows() * used_width() * static_cast<Index>(sizeof(T))),
+      loads_(model.space(), model.layout().layers * load_width() * static_cast<Index>(sizeof(Index))),
       host_conditions_(to_size(2 * rows())),
       host_used_(to_size(rows() * used_width())),
       host_complexity_(to_size(rows())),
@@ -248,7 +261,8 @@ TrainerCore<Language, T_, Space_>::TrainerCore(Parameters& model, const Text& te
 
 template <class Language, class T_, class Space_>
 Status TrainerCore<Language, T_, Space_>::has_memory() const {
-  if (gradient_ && first_ && second_ && arena_ && indices_ && tokens_ && scalars_ && errors_ && conditions_ && twins_ && used_)
+  if (gradient_ && first_ && second_ && arena_ && indices_ && tokens_ && scalars_ && errors_ && conditions_ && twins_ && used_ &&
+      loads_)
     return Done{};
   return out_of_memory(4 * model_->size_bytes() + arena_bytes(*model_, options_, sequences()));
 }
@@ -276,30 +290,57 @@ Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
 }
 
 template <class Language, class T_, class Space_>
+double TrainerCore<Language, T_, Space_>::evaluate(Index windows, const Condition& condition) {
+  double loss = 0, tokens = 0;
+  observe(windows, condition, [&](const Observed<T>& seen) {
+    loss += seen.loss;
+    tokens += 1;
+  });
+  return loss / tokens;
+}
+
+template <class Language, class T_, class Space_>
 Evaluation TrainerCore<Language, T_, Space_>::measure(Index windows, const Condition& condition) {
   Evaluation result;
   result.used.assign(to_size(used_width()), 0.0);
   double tokens = 0;
-  observe(windows, condition, [&](const Observed<T>& seen) {
+  look(windows, condition, true, [&](const Observed<T>& seen) {
     result.loss += seen.loss;
     tokens += 1;
     for (Index i = 0; i < used_width(); ++i) result.used[to_size(i)] += static_cast<double>(seen.used[i]);
   });
   result.loss /= tokens;
   for (double& use : result.used) use /= tokens;
+  result.loads = shares(tokens);
   return result;
 }
 
+/// What the layers counted, of so many tokens.
+template <class Language, class T_, class Space_>
+std::vector<std::vector<double>> TrainerCore<Language, T_, Space_>::shares(double tokens) const {
+  constexpr auto experts = Language::Layers::expert_counts();
+  const Layout layout = model_->layout();
+  std::vector<Index> counted(to_size(layout.layers * load_width()));
+  loads_.copy_out(counted.data(), loads_.bytes());
+  std::vector<std::vector<double>> result(to_size(layout.layers));
+  for (Index l = 0; l < layout.layers; ++l)
+    for (Index e = 0; e < experts[to_size(layout.slot(l))]; ++e)
+      result[to_size(l)].push_back(static_cast<double>(counted[to_size(l * load_width() + e)]) / tokens);
+  return result;
+}
+
+/// Calls each(Observed<T>) for every token of the windows, after counting in loads_ which experts they went to if that is wanted.
 template <class Language, class T_, class Space_>
 template <class Each>
-void TrainerCore<Language, T_, Space_>::observe(Index windows, const Condition& condition, const Each& each) {
+void TrainerCore<Language, T_, Space_>::look(Index windows, const Condition& condition, bool count_loads, const Each& each) {
   const Index all = text_->validation_windows(options_.length), length = options_.length;
   const Index count = windows <= 0 ? all : smaller(windows, all);
   load_conditions([&](Index) { return condition; });
+  if (count_loads) loads_.zero();
   for (Index first = 0; first < count; first += sequences()) {
     const Index now = smaller(sequences(), count - first);
     load_windows([&](Index b) { return text_->validation_window(first + smaller(b, now - 1), length); }, now);
-    run(false, 0, {});
+    run(false, 0, {}, count_loads ? now * length : 0);
     exec::Memory<Space>::copy_out(model_->space(), host_losses_.data(), reinterpret_cast<const std::byte*>(sight_.losses),
                                   rows() * static_cast<Index>(sizeof(double)));
     used_.copy_out(host_used_.data(), used_.bytes());
@@ -361,9 +402,9 @@ void TrainerCore<Language, T_, Space_>::load_windows(Start&& start, Index used) 
   tokens_.copy_in(host_tokens_.data(), 2 * rows() * static_cast<Index>(sizeof(std::int32_t)));
 }
 
-/// The summed loss of the loaded windows; with gradients added if `learn`.
+/// The summed loss of the loaded windows; with gradients added if `learn`. Experts are counted of the first `counted` rows.
 template <class Language, class T_, class Space_>
-double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro, const Twins& twins) {
+double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro, const Twins& twins, Index counted) {
   Call<Space> call;
   call.space = model_->space();
   call.batch = batch_;
@@ -382,6 +423,7 @@ double TrainerCore<Language, T_, Space_>::run(bool learn, Index micro, const Twi
   call.side.template set<stream::Target, T>(conditions + rows(), nullptr, 1);
   call.side.used = learn ? nullptr : used_.data();
   call.side.used_width = used_width();
+  if (counted > 0 && load_width() > 0) call.side.loads = {loads_.template as<Index>(), load_width(), counted};
   const std::int32_t* const token = tokens_.template as<std::int32_t>();
   Language::loss_and_gradient(call, model_->layout(), model_->parameters(), token, token + rows(),
                               static_cast<T>(share / static_cast<double>(rows())), options_.recompute,

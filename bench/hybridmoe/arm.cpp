@@ -23,6 +23,7 @@
 namespace hm = hybridmoe;
 using hm::Index;
 using hm::to_size;
+using hm::train::Condition;
 using Chosen = arms::ARM;
 using M = Chosen::Model;
 using Model = hm::Model<M, hm::f32>;
@@ -75,13 +76,16 @@ int time_steps(Trainer& trainer, Index steps) {
   return std::printf("%.9f\n", seconds[seconds.size() / 2]), 0;
 }
 
-/// Means over validation at one budget: by stratum, by place in the window, per layer; and token by token.
+constexpr bool chooses(Index layer) { return M::LayerPattern::letter_at(layer) == 'A'; }
+
+/// Means over validation at one budget and target: by stratum, by place in the window, per layer; and token by token.
 struct Seen {
   measure::Mean all, stratum[language::strata], place[16];
+  measure::Mechanism mechanism[M::layer_count][1 + language::strata];  // of all tokens, and by stratum
   std::vector<double> loss, complexity, used = std::vector<double>(to_size(hm::Used::fields * M::layer_count));
 
-  Seen(Trainer& trainer, const corpus::Corpus* corpus, double budget, Index windows = 0) {
-    trainer.observe(windows, {.budget = budget}, [&](const hm::train::Observed<float>& seen) {
+  Seen(Trainer& trainer, const corpus::Corpus* corpus, const Condition& condition, Index windows = 0) {
+    trainer.observe(windows, condition, [&](const hm::train::Observed<float>& seen) {
       const auto mean_of = [&](Index field) {
         double sum = 0;
         for (Index l = 0; l < M::layer_count; ++l) sum += static_cast<double>(seen.used[l * hm::Used::fields + field]);
@@ -95,10 +99,30 @@ struct Seen {
       place[row * 16 / CONTEXT].add(seen.loss, experts, slices, known.entropy);
       all.add(seen.loss, experts, slices, known.entropy);
       if (known.counts) stratum[known.stratum].add(seen.loss, experts, slices, known.entropy);
+      for (Index l = 0; l < M::layer_count; ++l) {
+        if (!chooses(l)) continue;
+        const auto of = [&](Index field) { return static_cast<double>(seen.used[l * hm::Used::fields + field]); };
+        const double window = of(hm::Used::window), keys = of(hm::Used::key_tokens), global = of(hm::Used::global);
+        mechanism[l][0].add(window, keys, global);
+        if (known.counts) mechanism[l][1 + known.stratum].add(window, keys, global);
+      }
       loss.push_back(seen.loss);
       if (seen.complexity != nullptr) complexity.push_back(static_cast<double>(*seen.complexity));
     });
     for (double& use : used) use /= static_cast<double>(all.tokens());
+  }
+
+  /// Of every layer that chooses: {"budget":β,"target":q,"layer":n,"all":…,"easy":…,"hard":…,"noise":…}, measure::Mechanism each.
+  void append_mechanisms(std::string& list, const Condition& condition) const {
+    for (Index l = 0; l < M::layer_count; ++l) {
+      if (!chooses(l)) continue;
+      std::string one = "{\"budget\":" + measure::number(condition.budget, "%g");
+      one.append(",\"target\":").append(measure::number(condition.target, "%g"));
+      one.append(",\"layer\":").append(std::to_string(l + 1));
+      const char* const name[] = {"all", "easy", "hard", "noise"};
+      for (int s = 0; s <= language::strata; ++s) one.append(",\"").append(name[s]).append("\":").append(mechanism[l][s].json());
+      measure::append(list, one + "}");
+    }
   }
 };
 
@@ -139,26 +163,33 @@ int main(int count, char** words) {
   if (!run.keep.empty())
     if (const auto kept = hm::io::save_weights(model, run.keep); !kept) return fail(kept.error());
 
-  const Seen full(*trainer, &*content, Chosen::training.sampled ? 1.0 : Chosen::training.budget);
+  const Condition trained_for{.budget = Chosen::training.sampled ? 1.0 : Chosen::training.budget};
+  const Seen full(*trainer, &*content, trained_for);
   std::string budgets, places, used, complexity = "null";
   if (!full.complexity.empty() && Chosen::training.sampled) {
-    const Seen least(*trainer, nullptr, 0);
+    const Seen least(*trainer, nullptr, {.budget = 0});
     complexity = measure::of_complexity(full.complexity, full.loss, least.loss);
     measure::append(budgets, measure::numbers({0, least.all.loss()}));
   }
   if (run.data == "text" && Chosen::training.sampled)
     for (const double budget : {0.2, 0.25, 0.4, 0.5, 0.6, 0.8})
-      measure::append(budgets, measure::numbers({budget, Seen(*trainer, nullptr, budget).all.loss()}));
+      measure::append(budgets, measure::numbers({budget, Seen(*trainer, nullptr, {.budget = budget}).all.loss()}));
   if (Chosen::training.sampled) measure::append(budgets, measure::numbers({1, full.all.loss()}));
   for (const measure::Mean& place : full.place) measure::append(places, measure::number(place.loss()));
   for (const double use : full.used) measure::append(used, measure::number(use));
+  // A mechanism is chosen by budget and target too.
+  std::string mechanisms;
+  full.append_mechanisms(mechanisms, trained_for);
+  if (!mechanisms.empty())
+    for (const Condition& condition : {Condition{0.5, 1}, Condition{0, 1}, Condition{1, 0}})
+      Seen(*trainer, &*content, condition).append_mechanisms(mechanisms, condition);
 
   // The mean number of experts that the plan fixes is one on training text.
   const auto training = corpus::of_training(content->text);
   if (!training) return fail(training.error());
   auto again = Trainer::create(model, *training, run.options);
   if (!again) return fail(again.error());
-  const Seen on_training(*again, nullptr, Chosen::training.sampled ? 1.0 : Chosen::training.budget, 25'600 / CONTEXT);
+  const Seen on_training(*again, nullptr, trained_for, 25'600 / CONTEXT);
 
   std::FILE* const file = std::fopen(run.out.c_str(), "a");
   if (file == nullptr) return std::fprintf(stderr, "%s cannot be written\n", run.out.c_str()), 1;
@@ -169,7 +200,8 @@ int main(int count, char** words) {
       "\"lost\":%d,\"parameters\":%"
       "lld,"
       "\"active\":%lld,\"flops\":%.0f,\"rows_per_second\":%.0f,\"last_tenth\":%.6f,\"validation\":%s,\"easy\":%s,\"hard\":%s,"
-      "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"losses\":[%s]}\n",
+      "\"noise\":%s,\"training\":%s,\"budgets\":[%s],\"places\":[%s],\"used\":[%s],\"complexity\":%s,\"mechanisms\":[%s],"
+      "\"losses\":[%s]}\n",
       ARM_TEXT(ARM), run.data.c_str(), static_cast<unsigned long long>(run.seed), static_cast<long long>(run.steps),
       std::atof(run.rate.c_str()), run.commit.c_str(), replay::build(), run.options.budgets.price, run.options.budgets.gain_loss,
       run.options.budgets.above, run.options.budgets.lean, run.options.budgets.evenly ? 1 : 0, lost ? 1 : 0,
@@ -177,7 +209,8 @@ int main(int count, char** words) {
       hm::Account<M>::flops_per_token(CONTEXT).forward,
       static_cast<double>((trainer->steps_done() - begun) * trainer->tokens_per_step()) / seconds, last_tenth,
       full.all.json().c_str(), full.stratum[0].json().c_str(), full.stratum[1].json().c_str(), full.stratum[2].json().c_str(),
-      on_training.all.json().c_str(), budgets.c_str(), places.c_str(), used.c_str(), complexity.c_str(), losses.c_str());
+      on_training.all.json().c_str(), budgets.c_str(), places.c_str(), used.c_str(), complexity.c_str(), mechanisms.c_str(),
+      losses.c_str());
   if (std::fclose(file) != 0) return std::fprintf(stderr, "%s cannot be written\n", run.out.c_str()), 1;
   std::remove(run.checkpoint().c_str());
   return 0;

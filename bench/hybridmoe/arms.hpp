@@ -24,25 +24,26 @@ constexpr hm::zoo::HybridSizes pico_sizes(Index shared_hidden, Index fixed_windo
 }
 constexpr Index pico_hidden = hm::zoo::hybrid_pico.shared.hidden;
 using Layers = hm::Pattern<"GLLM">;
+using WithMechanism = hm::Pattern<"GLAM">;  // its third layer chooses how it attends
 struct Full : hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers> {};
 
 constexpr double forward(auto model) { return hm::Account<decltype(model)>::flops_per_token(256).forward; }
 constexpr auto active(auto model) { return hm::Account<decltype(model)>::active_parameters().target; }
 
 // By way of a base that takes values only: g++ 12 fails on a model whose sizes are an expression of template parameters.
-template <hm::zoo::HybridSizes sizes, hm::zoo::HybridParts parts>
-struct HybridOf : hm::zoo::HybridModel<sizes, Layers, parts> {};
-template <Index hidden, Index fixed_window, hm::zoo::HybridParts parts>
-struct Hybrid : HybridOf<pico_sizes(hidden, fixed_window), parts> {};
+template <hm::zoo::HybridSizes sizes, hm::zoo::HybridParts parts, class Pattern>
+struct HybridOf : hm::zoo::HybridModel<sizes, Pattern, parts> {};
+template <Index hidden, Index fixed_window, hm::zoo::HybridParts parts, class Pattern = Layers>
+struct Hybrid : HybridOf<pico_sizes(hidden, fixed_window), parts, Pattern> {};
 
-/// full with other parts, and the shared expert widened (or narrowed) until a token's nominal forward FLOPs are full's.
-template <hm::zoo::HybridParts parts, Index fixed_window = 0>
+/// full with other parts or layers, and the shared expert widened (or narrowed) until a token's nominal forward FLOPs are full's.
+template <hm::zoo::HybridParts parts, Index fixed_window = 0, class Pattern = Layers>
 struct Refilled {
   // FLOPs are linear in the width.
-  static constexpr double wanted = forward(Full{}), at_least = forward(Hybrid<pico_hidden, fixed_window, parts>{}),
-                          slope = (forward(Hybrid<pico_hidden + 16, fixed_window, parts>{}) - at_least) / 16;
+  static constexpr double wanted = forward(Full{}), at_least = forward(Hybrid<pico_hidden, fixed_window, parts, Pattern>{}),
+                          slope = (forward(Hybrid<pico_hidden + 16, fixed_window, parts, Pattern>{}) - at_least) / 16;
   static constexpr Index hidden = pico_hidden + static_cast<Index>((wanted - at_least) / slope / 4 + 1000.5) * 4 - 4000;
-  using Model = Hybrid<hidden, fixed_window, parts>;
+  using Model = Hybrid<hidden, fixed_window, parts, Pattern>;
   static_assert(hidden > 0 && forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
 };
 
@@ -60,6 +61,43 @@ struct EqualDenseChannel {
   static constexpr double wanted = forward(Full{}), low = forward(DenseChannel<32>{}), step = forward(DenseChannel<33>{}) - low;
   static constexpr Index hidden = 32 + static_cast<Index>((wanted - low) / step + 0.5);
   using Model = DenseChannel<hidden>;
+  static_assert(forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
+};
+
+/// A source whose segments' vectors stay out of the stack's input: their weights are zero at the start, and do not move.
+template <class Source>
+struct TokensAlone {
+  template <class Env>
+  struct Layer : Source::template Layer<Env> {
+    static void visit(auto&& f, const hm::Name& at, auto&... p) {
+      const auto hold = [&](const hm::Name& name, hm::Trait trait, auto&... tensor) {
+        if (name.text().ends_with("output.weight")) trait.speed = 0;
+        f(name, trait, tensor...);
+      };
+      Source::template Layer<Env>::visit(hold, at, p...);
+    }
+  };
+};
+/// full with the tokens' own scale alone: segments are cut, but neither the stack's input, nor attention, nor routers read them.
+template <hm::zoo::HybridSizes sizes>
+struct TokenScaleTypes : hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{}, hm::control::ByteClasses> {
+  using Base = hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{}, hm::control::ByteClasses>;
+  using Mixed = typename Base::Keys;
+  using Router = hm::router::Dynamic<hm::router::DynamicOptions{.target = hm::zoo::hybrid_pico.nominal, .semantic = 32}>;
+  using Channel = hm::channel::HybridMoe<hm::zoo::hybrid_pico.experts, Base::shared, Router>;
+  template <char letter, class Mixer>
+  using SlotOf = hm::Slot<letter, hm::Block<Mixer, Channel, hm::block::Norm<typename Base::Before>, typename Base::After>>;
+  using All = hm::Sources<typename Base::Estimator, typename Base::Control, TokensAlone<typename Base::Segments>>;
+};
+template <hm::zoo::HybridSizes sizes>
+struct TokenScaleOf : hm::zoo::HybridModel<sizes, Layers, hm::zoo::HybridParts{}, TokenScaleTypes<sizes>> {};
+template <Index hidden>
+struct TokenScale : TokenScaleOf<pico_sizes(hidden)> {};
+struct EqualTokenScale {
+  static constexpr double wanted = forward(Full{}), low = forward(TokenScale<pico_hidden>{}),
+                          step = forward(TokenScale<pico_hidden + 4>{}) - low;
+  static constexpr Index hidden = pico_hidden + 4 * static_cast<Index>((wanted - low) / step + 0.5);
+  using Model = TokenScale<hidden>;
   static_assert(forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
 };
 
@@ -129,6 +167,7 @@ struct fixed_k : Arm<EqualActive<FixedK>::Model, plain_training> {};
 struct skeleton : Arm<hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers, skeleton_parts>, plain_training> {};
 struct windows_fixed : Arm<Refilled<Parts{.windows = false}, MEAN_WINDOW>::Model> {};
 struct key_tokens_none : Arm<Refilled<Parts{.key_tokens = false}>::Model> {};
+struct key_tokens_warm : Arm<Refilled<Parts{.warm_keys = true}>::Model> {};
 struct key_tokens_random : Arm<Refilled<Parts{.random_keys = true}>::Model> {};
 struct experts_fixed : Arm<Refilled<Parts{.dynamic_experts = false}>::Model> {};
 struct experts_dense : Arm<EqualDenseChannel::Model> {};
@@ -138,6 +177,7 @@ struct semantic_none : Arm<Refilled<Parts{.semantic = false}>::Model> {};
 struct elastic_none : Arm<Refilled<Parts{.elastic = false}>::Model> {};
 struct stand_in_none : Arm<Refilled<Parts{.stand_in = false}>::Model> {};
 struct segments_none : Arm<Refilled<Parts{.segments = false}>::Model> {};
+struct segments_tokens : Arm<EqualTokenScale::Model> {};
 struct segments_fixed : Arm<Refilled<Parts{.fixed_segments = true}>::Model> {};
 struct segments_random : Arm<Refilled<Parts{.random_segments = true}>::Model> {};
 struct complexity_none : Arm<Refilled<Parts{.complexity = false}>::Model> {};
@@ -145,6 +185,8 @@ struct joining_none : Arm<Refilled<Parts{.joining = false}>::Model> {};
 struct complexity_shuffled : Arm<Refilled<Parts{.shuffled_complexity = true}>::Model> {};
 struct controller_none : Arm<Refilled<Parts{.controller = false}>::Model> {};
 struct controller_constant : Arm<Refilled<Parts{.constant_controller = true}>::Model> {};
+struct mechanism : Arm<Refilled<Parts{}, 0, WithMechanism>::Model> {};
+struct mechanism_constant : Arm<Refilled<Parts{.constant_controller = true}, 0, WithMechanism>::Model> {};
 struct norm_rms : Arm<Refilled<Parts{.adaptive_norm = false}>::Model> {};
 struct budgets_none : Arm<Full, plain_training> {};
 struct budget_half : Arm<Full, Training{.sampled = false, .budget = 0.5}> {};

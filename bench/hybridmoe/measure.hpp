@@ -56,6 +56,27 @@ class Mean {
   Index tokens_ = 0;
 };
 
+/// How far rows of an attention that chooses its mechanism looked: the window, the weights of key tokens and of all tokens, and
+/// how often only the window was seen (both weights 0), key tokens too (the weight of all tokens 0), or all tokens.
+class Mechanism {
+ public:
+  void add(double window, double key_tokens, double global) {
+    window_ += window, key_tokens_ += key_tokens, global_ += global, ++tokens_;
+    ++(global > 0 ? all_ : key_tokens > 0 ? with_keys_ : alone_);
+  }
+  /// [tokens, window, weight of key tokens, of all tokens, parts of the tokens: the window alone, key tokens too, all tokens]
+  std::string json() const {
+    if (tokens_ == 0) return "null";
+    const auto n = static_cast<double>(tokens_);
+    return numbers({n, window_ / n, key_tokens_ / n, global_ / n, static_cast<double>(alone_) / n,
+                    static_cast<double>(with_keys_) / n, static_cast<double>(all_) / n});
+  }
+
+ private:
+  double window_ = 0, key_tokens_ = 0, global_ = 0;
+  Index tokens_ = 0, alone_ = 0, with_keys_ = 0, all_ = 0;
+};
+
 /// Each value's rank, 0 the lowest; equal values share the mean of theirs.
 inline std::vector<double> ranks(const std::vector<double>& values) {
   std::vector<Index> order(values.size());

@@ -29,6 +29,16 @@ TEST_CASE("tenths of the complexity are means over equal parts, lowest first") {
   CHECK(measure::of_complexity({}, {}, {}) == "null");
 }
 
+TEST_CASE("a mechanism is the widest that has a weight, and its numbers are means over tokens") {
+  measure::Mechanism seen;
+  CHECK(seen.json() == "null");
+  seen.add(32, 0, 0);
+  seen.add(64, 0.5, 0);
+  seen.add(64, 0.5, 0.25);
+  seen.add(32, 0, 0.75);
+  CHECK(seen.json() == "[4.000000,48.000000,0.250000,0.250000,0.250000,0.250000,0.500000]");
+}
+
 TEST_CASE("the language is split between its two texts, and of its held-out letters all is known") {
   const auto data = corpus::of("language", "");
   REQUIRE(data);

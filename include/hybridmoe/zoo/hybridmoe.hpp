@@ -1,9 +1,9 @@
 #pragma once
 /// @file hybridmoe.hpp
-/// HybridMoE: a decoder that decides, per token and below a compute budget, how far it looks, how many experts it asks and how
-/// much it normalises. Letters: G latent attention over everything, L a window of adaptive size, M key tokens and the window
-/// beside attention to closed segments, A an attention whose mechanism the controller chooses. Every part is a layer or a source
-/// of its own (docs/parts/), and can be left out here for comparison.
+/// HybridMoE: a decoder that decides below a compute budget: for blocks of positions how far it looks, per token how many
+/// experts it asks and how much it normalises. Letters: G latent attention over everything, L a window of adaptive size, M key
+/// tokens and the window beside attention to closed segments, A an attention whose mechanism the controller chooses. Every part
+/// is a layer or a source of its own (docs/parts/), and can be left out here for comparison.
 
 #include <hybridmoe/attention/adaptive.hpp>
 #include <hybridmoe/attention/cross_scale.hpp>
@@ -64,6 +64,9 @@ struct HybridParts {
   bool semantic = true;         ///< centroids beside linear scores
   bool elastic = true;          ///< slices of the shared expert
   bool modulation = true, stand_in = true;
+  /// Whether scorers of M and A learn from full attention too (scorer::Warm, docs/parts/attention.md). Off by default: where a
+  /// pattern has a G and windows of half its context, nothing was gained by it.
+  bool warm_keys = false;
   // Placebos: the same cost, the decision taken without looking.
   bool random_count = false, random_experts = false, random_keys = false, fixed_segments = false, random_segments = false,
        shuffled_complexity = false, constant_controller = false;
@@ -79,6 +82,7 @@ struct HybridTypes {
   using QueryKey = attention::NormedQueryKey<>;
   using Size = std::conditional_t<parts.windows, attention::window::Decided, attention::window::Fixed<s.fixed_window>>;
   using Scorer = std::conditional_t<parts.random_keys, attention::scorer::Random<>, attention::scorer::Learned<>>;
+  using Warm = std::conditional_t<parts.warm_keys, attention::scorer::Warm<>, attention::scorer::Cold>;
   static constexpr Index segment = s.width / 4;
   static constexpr attention::LatentHeads latent{.heads = s.heads.query,
                                                  .latent = s.latent,
@@ -89,10 +93,10 @@ struct HybridTypes {
   using Global = std::conditional_t<parts.latent, attention::Latent<latent>, attention::Full<s.heads, QueryKey>>;
   using Local = attention::AdaptiveLocal<s.heads, s.window, QueryKey, Size>;
   using Keys =
-      std::conditional_t<parts.key_tokens, attention::KeyTokens<s.heads, s.window, s.store, QueryKey, Size, Scorer>, Local>;
+      std::conditional_t<parts.key_tokens, attention::KeyTokens<s.heads, s.window, s.store, QueryKey, Size, Scorer, Warm>, Local>;
   using Cross = attention::CrossScale<s.cross, attention::CrossScaleOptions{.limits = s.limits, .segment = segment}>;
   using Mixed = std::conditional_t<parts.segments, attention::Together<Keys, Cross>, Keys>;
-  using Adaptive = attention::TriModal<s.heads, s.window, s.store, QueryKey, Size, Scorer>;
+  using Adaptive = attention::TriModal<s.heads, s.window, s.store, QueryKey, Size, Scorer, Warm>;
 
   static constexpr channel::SharedPlus shared{.hidden = s.shared.hidden,
                                               .slices = parts.elastic ? s.shared.slices : 1,

@@ -48,21 +48,29 @@ struct Refilled {
 };
 
 using FullTypes = hm::zoo::HybridTypes<pico_sizes(pico_hidden), hm::zoo::HybridParts{}>;
-/// full with a dense SwiGLU in the experts' place, at equal nominal forward FLOPs.
-template <Index hidden>
-struct DenseChannelTypes : FullTypes {
+/// full with another channel mixer, which knows no budget, in its experts' place.
+template <class Other>
+struct OtherChannelTypes : FullTypes {
   template <char letter, class Mixer>
-  using SlotOf =
-      hm::Slot<letter, hm::Block<Mixer, hm::channel::SwiGlu<hidden>, hm::block::Norm<FullTypes::Before>, FullTypes::After>>;
+  using SlotOf = hm::Slot<letter, hm::Block<Mixer, Other, hm::block::Norm<FullTypes::Before>, FullTypes::After>>;
 };
-template <Index hidden>
-struct DenseChannel : hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers, hm::zoo::HybridParts{}, DenseChannelTypes<hidden>> {};
-struct EqualDenseChannel {
-  static constexpr double wanted = forward(Full{}), low = forward(DenseChannel<32>{}), step = forward(DenseChannel<33>{}) - low;
+template <template <Index> class Channel, Index hidden>
+struct OtherChannel
+    : hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers, hm::zoo::HybridParts{}, OtherChannelTypes<Channel<hidden>>> {};
+/// The same at equal nominal forward FLOPs.
+template <template <Index> class Channel>
+struct EqualChannel {
+  static constexpr double wanted = forward(Full{}), low = forward(OtherChannel<Channel, 32>{}),
+                          step = forward(OtherChannel<Channel, 33>{}) - low;
   static constexpr Index hidden = 32 + static_cast<Index>((wanted - low) / step + 0.5);
-  using Model = DenseChannel<hidden>;
+  using Model = OtherChannel<Channel, hidden>;
   static_assert(forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
 };
+template <Index hidden>
+struct Dense : hm::channel::SwiGlu<hidden> {};
+template <Index hidden>
+struct FixedK
+    : hm::channel::Moe<hm::Experts{.count = 8, .active = 2, .hidden = 96}, hm::router::TopK<>, hm::channel::SwiGlu<hidden>> {};
 
 /// A source whose segments' vectors stay out of the stack's input: their weights are zero at the start, and do not move.
 template <class Source>
@@ -119,11 +127,6 @@ struct EqualActive {
   using Model = PlainAt<Channel, hidden>;
   static_assert(static_cast<double>(active(Model{})) > 0.99 * wanted && static_cast<double>(active(Model{})) < 1.01 * wanted);
 };
-template <Index hidden>
-struct Dense : hm::channel::SwiGlu<hidden> {};
-template <Index hidden>
-struct FixedK
-    : hm::channel::Moe<hm::Experts{.count = 8, .active = 2, .hidden = 96}, hm::router::TopK<>, hm::channel::SwiGlu<hidden>> {};
 
 using Parts = hm::zoo::HybridParts;
 constexpr Parts skeleton_parts{.windows = false,
@@ -170,7 +173,8 @@ struct key_tokens_none : Arm<Refilled<Parts{.key_tokens = false}>::Model> {};
 struct key_tokens_warm : Arm<Refilled<Parts{.warm_keys = true}>::Model> {};
 struct key_tokens_random : Arm<Refilled<Parts{.random_keys = true}>::Model> {};
 struct experts_fixed : Arm<Refilled<Parts{.dynamic_experts = false}>::Model> {};
-struct experts_dense : Arm<EqualDenseChannel::Model> {};
+struct experts_dense : Arm<EqualChannel<Dense>::Model> {};
+struct experts_top_k : Arm<EqualChannel<FixedK>::Model> {};
 struct experts_random_count : Arm<Refilled<Parts{.random_count = true}>::Model> {};
 struct experts_random : Arm<Refilled<Parts{.random_experts = true}>::Model> {};
 struct semantic_none : Arm<Refilled<Parts{.semantic = false}>::Model> {};

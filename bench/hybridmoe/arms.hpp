@@ -158,7 +158,7 @@ constexpr Training plain_training{.sampled = false};
 #define MEAN_WINDOW 48
 #endif
 #if !defined(TIME_HIDDEN)
-#define TIME_HIDDEN 1472
+#define TIME_HIDDEN 1344
 #endif
 
 struct full : Arm<Full> {};

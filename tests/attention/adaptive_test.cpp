@@ -440,10 +440,10 @@ TEST_CASE("a sequence's store in a tape ends with its head's keys") {
   std::vector<float> keys(static_cast<std::size_t>(Stores::tape_elements(rows, sequences))), values = keys;
   const Stores stores{keys.data(), values.data(), tiles};
   for (Index s = 0; s < sequences; ++s) {
-    const auto store = stores.of(s, begin[static_cast<std::size_t>(s)], 0);
-    CHECK(store.key_at(1, store.tiles - 1) + 6 * hybridmoe::ops::key_tile == keys.data() + keys.size());
+    const auto own = stores.of(s, begin[static_cast<std::size_t>(s)], 0);
+    CHECK(own.key_at(1, own.tiles - 1) + 6 * hybridmoe::ops::key_tile == keys.data() + keys.size());
     // It holds the sequence.
     const Index end = s + 1 < sequences ? begin[static_cast<std::size_t>(s + 1)] : rows;
-    CHECK(store.tiles >= hybridmoe::ops::tiles_for(end - begin[static_cast<std::size_t>(s)]));
+    CHECK(own.tiles >= hybridmoe::ops::tiles_for(end - begin[static_cast<std::size_t>(s)]));
   }
 }

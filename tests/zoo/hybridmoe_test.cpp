@@ -97,6 +97,18 @@ std::vector<float> feed_in(Session& session, Index sequence, const std::vector<s
   return rows;
 }
 
+/// The derivative of value(parameters) along a direction of those from `first` on, by central differences.
+double slope_along(const std::vector<double>& parameters, Index first, const std::vector<double>& along, double step,
+                   const auto& value) {
+  double at[2] = {};
+  for (int side = 0; side < 2; ++side) {
+    std::vector<double> moved = parameters;
+    for (std::size_t i = 0; i < along.size(); ++i) moved[to_size(first) + i] += (side == 0 ? -step : step) * along[i];
+    at[side] = value(moved);
+  }
+  return (at[1] - at[0]) / (2 * step);
+}
+
 }  // namespace
 
 TEST_CASE("HybridMoE gives a row the same bits in training, in chunks and packed") {
@@ -170,6 +182,10 @@ TEST_CASE("the whole of HybridMoE's gradient is the derivative of its loss") {
   const auto [simplest, hardest] = std::minmax_element(run.complexity.begin(), run.complexity.end());
   CHECK(*simplest < 0.4);
   CHECK(*hardest > 0.6);
+  const auto loss_at = [&](const std::vector<double>& at) {
+    run.run(at, {.auxiliary = 0, .gradient = false});
+    return run.loss;
+  };
   Index looked_at = 0, skipped = 0;
   Small::visit<double, Flat>(
       [&](const hm::Name& name, const hm::Trait& trait, auto& tensor) {
@@ -186,16 +202,7 @@ TEST_CASE("the whole of HybridMoE's gradient is the derivative of its loss") {
           analytic += along[to_size(i)] * gradient[to_size(first + i)];
           square += gradient[to_size(first + i)] * gradient[to_size(first + i)];
         }
-        const auto slope = [&](double step) {
-          double value[2] = {};
-          for (int side = 0; side < 2; ++side) {
-            std::vector<double> moved = parameters;
-            for (Index i = 0; i < Tensor::size; ++i) moved[to_size(first + i)] += (side == 0 ? -step : step) * along[to_size(i)];
-            run.run(moved, {.auxiliary = 0, .gradient = false});
-            value[side] = run.loss;
-          }
-          return (value[1] - value[0]) / (2 * step);
-        };
+        const auto slope = [&](double step) { return slope_along(parameters, first, along, step, loss_at); };
         INFO(text);
         CHECK(square > 0);
         const double coarse = slope(2e-5), fine = slope(1e-5);
@@ -290,15 +297,7 @@ TEST_CASE("a twin at a lower budget learns from the one at the full budget, whic
         hm::Name{}, const_cast<double*>(parameters.data()));
     for (const double a : along) length_of += a * a;
     for (std::size_t i = 0; i < along.size(); ++i) analytic += gradient[i] * (along[i] /= std::sqrt(length_of));
-    const auto slope = [&](double step) {
-      double value[2] = {};
-      for (int side = 0; side < 2; ++side) {
-        std::vector<double> moved = parameters;
-        for (std::size_t i = 0; i < moved.size(); ++i) moved[i] += (side == 0 ? -step : step) * along[i];
-        value[side] = objective(moved);
-      }
-      return (value[1] - value[0]) / (2 * step);
-    };
+    const auto slope = [&](double step) { return slope_along(parameters, 0, along, step, objective); };
     const double coarse = slope(2e-5), fine = slope(1e-5), allowed = 1e-6 * std::abs(fine) + 1e-8;
     if (std::abs(coarse - fine) > allowed) {  // a choice flips between the points
       ++flipped;

@@ -73,14 +73,12 @@ class TrainerCore {
   void skip() { ++step_; }
 
   /// Mean cross-entropy over the first `windows` validation windows (all if 0), nats per token.
-  double evaluate(Index windows = 0, const Condition& condition = {});
+  double evaluate(Index windows = 0, const Condition& condition = {}) { return measure(windows, condition).loss; }
   /// The same, and what the layers used.
   Evaluation measure(Index windows = 0, const Condition& condition = {});
   /// The same, token by token: calls each(Observed<T>), whose pointers are good until it returns.
   template <class Each>
-  void observe(Index windows, const Condition& condition, const Each& each) {
-    look(windows, condition, false, each);
-  }
+  void observe(Index windows, const Condition& condition, const Each& each);
 
   Index steps_done() const { return step_; }
   /// Of the text; and rows that are computed for them, twins included.
@@ -146,8 +144,6 @@ class TrainerCore {
     for (const Index count : Language::Layers::expert_counts()) most = larger(most, count);
     return most;
   }
-  template <class Each>
-  void look(Index windows, const Condition& condition, bool count_loads, const Each& each);
   std::vector<std::vector<double>> shares(double tokens) const;
   double run(bool learn, Index micro, const Twins& twins, Index counted = 0);
   double sum_of_squares();
@@ -290,21 +286,11 @@ Result<StepReport> TrainerCore<Language, T_, Space_>::step() {
 }
 
 template <class Language, class T_, class Space_>
-double TrainerCore<Language, T_, Space_>::evaluate(Index windows, const Condition& condition) {
-  double loss = 0, tokens = 0;
-  observe(windows, condition, [&](const Observed<T>& seen) {
-    loss += seen.loss;
-    tokens += 1;
-  });
-  return loss / tokens;
-}
-
-template <class Language, class T_, class Space_>
 Evaluation TrainerCore<Language, T_, Space_>::measure(Index windows, const Condition& condition) {
   Evaluation result;
   result.used.assign(to_size(used_width()), 0.0);
   double tokens = 0;
-  look(windows, condition, true, [&](const Observed<T>& seen) {
+  observe(windows, condition, [&](const Observed<T>& seen) {
     result.loss += seen.loss;
     tokens += 1;
     for (Index i = 0; i < used_width(); ++i) result.used[to_size(i)] += static_cast<double>(seen.used[i]);
@@ -329,18 +315,18 @@ std::vector<std::vector<double>> TrainerCore<Language, T_, Space_>::shares(doubl
   return result;
 }
 
-/// Calls each(Observed<T>) for every token of the windows, after counting in loads_ which experts they went to if that is wanted.
+/// Beside what it calls, it counts in loads_ which experts the tokens went to.
 template <class Language, class T_, class Space_>
 template <class Each>
-void TrainerCore<Language, T_, Space_>::look(Index windows, const Condition& condition, bool count_loads, const Each& each) {
+void TrainerCore<Language, T_, Space_>::observe(Index windows, const Condition& condition, const Each& each) {
   const Index all = text_->validation_windows(options_.length), length = options_.length;
   const Index count = windows <= 0 ? all : smaller(windows, all);
   load_conditions([&](Index) { return condition; });
-  if (count_loads) loads_.zero();
+  loads_.zero();
   for (Index first = 0; first < count; first += sequences()) {
     const Index now = smaller(sequences(), count - first);
     load_windows([&](Index b) { return text_->validation_window(first + smaller(b, now - 1), length); }, now);
-    run(false, 0, {}, count_loads ? now * length : 0);
+    run(false, 0, {}, now * length);
     exec::Memory<Space>::copy_out(model_->space(), host_losses_.data(), reinterpret_cast<const std::byte*>(sight_.losses),
                                   rows() * static_cast<Index>(sizeof(double)));
     used_.copy_out(host_used_.data(), used_.bytes());

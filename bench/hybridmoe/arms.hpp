@@ -30,6 +30,13 @@ struct Full : hm::zoo::HybridModel<pico_sizes(pico_hidden), Layers> {};
 constexpr double forward(auto model) { return hm::Account<decltype(model)>::flops_per_token(256).forward; }
 constexpr auto active(auto model) { return hm::Account<decltype(model)>::active_parameters().target; }
 
+/// The width, `first` plus a multiple of `by`, at which a cost comes nearest to `wanted`. It is linear in the width: `at_first`
+/// at the first, `after` one `by` further.
+constexpr Index nearest_width(double wanted, Index first, double at_first, Index by, double after) {
+  return first + by * (static_cast<Index>((wanted - at_first) / (after - at_first) + 1000.5) - 1000);
+}
+constexpr bool within_1_percent(double of, double wanted) { return of < 1.01 * wanted && of > 0.99 * wanted; }
+
 // By way of a base that takes values only: g++ 12 fails on a model whose sizes are an expression of template parameters.
 template <hm::zoo::HybridSizes sizes, hm::zoo::HybridParts parts, class Pattern>
 struct HybridOf : hm::zoo::HybridModel<sizes, Pattern, parts> {};
@@ -39,12 +46,13 @@ struct Hybrid : HybridOf<pico_sizes(hidden, fixed_window), parts, Pattern> {};
 /// full with other parts or layers, and the shared expert widened (or narrowed) until a token's nominal forward FLOPs are full's.
 template <hm::zoo::HybridParts parts, Index fixed_window = 0, class Pattern = Layers>
 struct Refilled {
-  // FLOPs are linear in the width.
-  static constexpr double wanted = forward(Full{}), at_least = forward(Hybrid<pico_hidden, fixed_window, parts, Pattern>{}),
-                          slope = (forward(Hybrid<pico_hidden + 16, fixed_window, parts, Pattern>{}) - at_least) / 16;
-  static constexpr Index hidden = pico_hidden + static_cast<Index>((wanted - at_least) / slope / 4 + 1000.5) * 4 - 4000;
-  using Model = Hybrid<hidden, fixed_window, parts, Pattern>;
-  static_assert(hidden > 0 && forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
+  template <Index hidden>
+  using At = Hybrid<hidden, fixed_window, parts, Pattern>;
+  static constexpr double wanted = forward(Full{});
+  static constexpr Index hidden =
+      nearest_width(wanted, pico_hidden, forward(At<pico_hidden>{}), 4, forward(At<pico_hidden + 4>{}));
+  using Model = At<hidden>;
+  static_assert(hidden > 0 && within_1_percent(forward(Model{}), wanted));
 };
 
 using FullTypes = hm::zoo::HybridTypes<pico_sizes(pico_hidden), hm::zoo::HybridParts{}>;
@@ -60,11 +68,11 @@ struct OtherChannel
 /// The same at equal nominal forward FLOPs.
 template <template <Index> class Channel>
 struct EqualChannel {
-  static constexpr double wanted = forward(Full{}), low = forward(OtherChannel<Channel, 32>{}),
-                          step = forward(OtherChannel<Channel, 33>{}) - low;
-  static constexpr Index hidden = 32 + static_cast<Index>((wanted - low) / step + 0.5);
+  static constexpr double wanted = forward(Full{});
+  static constexpr Index hidden =
+      nearest_width(wanted, 32, forward(OtherChannel<Channel, 32>{}), 1, forward(OtherChannel<Channel, 33>{}));
   using Model = OtherChannel<Channel, hidden>;
-  static_assert(forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
+  static_assert(within_1_percent(forward(Model{}), wanted));
 };
 template <Index hidden>
 struct Dense : hm::channel::SwiGlu<hidden> {};
@@ -88,25 +96,20 @@ struct TokensAlone {
 };
 /// full with the tokens' own scale alone: segments are cut, but neither the stack's input, nor attention, nor routers read them.
 template <hm::zoo::HybridSizes sizes>
-struct TokenScaleTypes : hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{}, hm::control::ByteClasses> {
-  using Base = hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{}, hm::control::ByteClasses>;
-  using Mixed = typename Base::Keys;
-  using Router = hm::router::Dynamic<hm::router::DynamicOptions{.target = hm::zoo::hybrid_pico.nominal, .semantic = 32}>;
-  using Channel = hm::channel::HybridMoe<hm::zoo::hybrid_pico.experts, Base::shared, Router>;
-  template <char letter, class Mixer>
-  using SlotOf = hm::Slot<letter, hm::Block<Mixer, Channel, hm::block::Norm<typename Base::Before>, typename Base::After>>;
+struct TokenScaleTypes : hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{.segments = false}, hm::control::ByteClasses> {
+  using Base = hm::zoo::HybridTypes<sizes, hm::zoo::HybridParts{.segments = false}, hm::control::ByteClasses>;
   using All = hm::Sources<typename Base::Estimator, typename Base::Control, TokensAlone<typename Base::Segments>>;
 };
 template <hm::zoo::HybridSizes sizes>
-struct TokenScaleOf : hm::zoo::HybridModel<sizes, Layers, hm::zoo::HybridParts{}, TokenScaleTypes<sizes>> {};
+struct TokenScaleOf : hm::zoo::HybridModel<sizes, Layers, hm::zoo::HybridParts{.segments = false}, TokenScaleTypes<sizes>> {};
 template <Index hidden>
 struct TokenScale : TokenScaleOf<pico_sizes(hidden)> {};
 struct EqualTokenScale {
-  static constexpr double wanted = forward(Full{}), low = forward(TokenScale<pico_hidden>{}),
-                          step = forward(TokenScale<pico_hidden + 4>{}) - low;
-  static constexpr Index hidden = pico_hidden + 4 * static_cast<Index>((wanted - low) / step + 0.5);
+  static constexpr double wanted = forward(Full{});
+  static constexpr Index hidden =
+      nearest_width(wanted, pico_hidden, forward(TokenScale<pico_hidden>{}), 4, forward(TokenScale<pico_hidden + 4>{}));
   using Model = TokenScale<hidden>;
-  static_assert(forward(Model{}) < 1.01 * wanted && forward(Model{}) > 0.99 * wanted);
+  static_assert(within_1_percent(forward(Model{}), wanted));
 };
 
 using QueryKey = hm::attention::NormedQueryKey<>;
@@ -121,11 +124,11 @@ struct PlainAt : Plain<Channel<hidden>> {};
 /// The plain model of a family of channel mixers whose active parameters are nearest to full's.
 template <template <Index> class Channel>
 struct EqualActive {
-  static constexpr double wanted = static_cast<double>(active(Full{})), low = static_cast<double>(active(PlainAt<Channel, 32>{})),
-                          step = static_cast<double>(active(PlainAt<Channel, 33>{})) - low;
-  static constexpr Index hidden = 32 + static_cast<Index>((wanted - low) / step + 0.5);
+  static constexpr double wanted = static_cast<double>(active(Full{}));
+  static constexpr Index hidden = nearest_width(wanted, 32, static_cast<double>(active(PlainAt<Channel, 32>{})), 1,
+                                                static_cast<double>(active(PlainAt<Channel, 33>{})));
   using Model = PlainAt<Channel, hidden>;
-  static_assert(static_cast<double>(active(Model{})) > 0.99 * wanted && static_cast<double>(active(Model{})) < 1.01 * wanted);
+  static_assert(within_1_percent(static_cast<double>(active(Model{})), wanted));
 };
 
 using Parts = hm::zoo::HybridParts;

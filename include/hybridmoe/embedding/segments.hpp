@@ -44,7 +44,9 @@ struct Segments {
     using Shape = SegmentShape<options, Cuts, Hierarchy, Env>;
     static constexpr Index size = Shape::size, scales = Shape::scales, pair = Shape::pair;
     static constexpr bool learned = Shape::learned, normed = Shape::normed;
-    static constexpr StreamShapes gives = StreamShapes{}.with<stream::Context>(2 * size).with<stream::Segments>(size, limits);
+    // (`template`: nvcc takes the first call's result for a dependent one.)
+    static constexpr StreamShapes gives =
+        StreamShapes{}.with<stream::Context>(2 * size).template with<stream::Segments>(size, limits);
 
     template <class T, class Storage>
     struct Parameters {

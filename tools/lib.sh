@@ -40,3 +40,15 @@ python_packages() {
   [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
   "$venv/bin/pip" -q --disable-pip-version-check "$@"
 }
+
+# The CUDA compiler of this machine that is new enough for C++20 and Kokkos: that of PATH, else of CUDA_HOME. Fails where there is none.
+find_nvcc() {
+  local candidate release major minor
+  for candidate in "$(command -v nvcc || true)" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; do
+    [ -x "$candidate" ] || continue
+    release=$("$candidate" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+    major=${release%%.*} minor=${release#*.}
+    if [ $((major * 100 + minor)) -ge 1202 ]; then echo "$candidate"; return; fi
+  done
+  return 1
+}

@@ -62,10 +62,7 @@ struct Controlled {
   std::vector<double> decisions = std::vector<double>(length * 9, 0.7), d_decisions = decisions;
   std::vector<double> x = test::numbers(length * 10, 3), y = x, dy = test::numbers(length * 10, 4), dx = x;
 
-  explicit Controlled(std::uint64_t seed) {
-    Layer::visit(hm::StartTensors{hm::random::key_of(seed), 1}, hm::Name{}, *p);
-    Layer::visit(check::SpreadStart{hm::random::key_of(seed)}, hm::Name{}, *p);
-  }
+  explicit Controlled(std::uint64_t seed) { check::spread_start<Layer, double>(seed, *p); }
   void emphasise(Index scale, double value) {
     for (Index row = 0; row < length; ++row) decisions[hm::to_size(row * 9 + 6 + scale)] = value;
   }

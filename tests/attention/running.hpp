@@ -33,9 +33,7 @@ class Running {
   double loss = 0;      ///< after a training call
 
   explicit Running(std::uint64_t seed) : parameters_(std::make_unique<Parameters>()) {
-    const hybridmoe::random::Key key = hybridmoe::random::key_of(seed);
-    Layer::visit(hybridmoe::StartTensors{key, 1}, hybridmoe::Name{}, *parameters_);
-    Layer::visit(hybridmoe::check::SpreadStart{key}, hybridmoe::Name{}, *parameters_);
+    hybridmoe::check::spread_start<Layer, T>(seed, *parameters_);
   }
   Parameters& parameters() { return *parameters_; }
 

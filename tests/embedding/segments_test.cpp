@@ -63,10 +63,7 @@ struct Bench {
   std::vector<std::byte> memory, scratch;
   std::vector<double> x;
 
-  void start(std::uint64_t seed) {
-    Layer::visit(hm::StartTensors{hm::random::key_of(seed), 1}, hm::Name{}, *p);
-    Layer::visit(check::SpreadStart{hm::random::key_of(seed)}, hm::Name{}, *p);
-  }
+  void start(std::uint64_t seed) { check::spread_start<Layer, double>(seed, *p); }
   template <class Look>
   void run(const std::vector<Index>& lengths, std::uint64_t seed, const Look& look) {
     plan = check::whole_sequences(lengths);

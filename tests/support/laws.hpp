@@ -9,6 +9,17 @@
 #include <support/allocations.hpp>
 #include <support/spaces.hpp>
 
+namespace hybridmoe::inline HYBRIDMOE_ABI::check {
+
+// What of the laws knows no layer is compiled once, in laws.cpp: a third of a unit of laws.
+extern template class PlacedSubject<double>;
+extern template class PlacedSubject<float>;
+extern template void laws_of(Subject<double>&, const PackedSubjects<double>&, Subject<double>*, const Options&, Report&);
+extern template void laws_of(Subject<float>&, const PackedSubjects<float>&, Subject<double>*, const Options&, Report&);
+extern template void laws_of(Subject<float>&, const PackedSubjects<float>&, Subject<float>*, const Options&, Report&);
+
+}  // namespace hybridmoe::check
+
 namespace test {
 
 template <bool packed, class Description, class Env, class Place>

@@ -9,6 +9,36 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::check {
 
+/// Law 5: the tensors that visit() lists fill `end` bytes, of numbers of `element` bytes, without gap or overlap.
+inline void tensors_cover(const std::vector<TensorFacts>& tensors, Index end, Index element, const std::string& storage,
+                          Report& report) {
+  Index covered = 0, listed = 0;
+  std::string last = "the beginning";
+  while (covered < end) {
+    const TensorFacts* next = nullptr;
+    for (const TensorFacts& tensor : tensors) {
+      if (tensor.first_byte >= covered && (next == nullptr || tensor.first_byte < next->first_byte)) next = &tensor;
+    }
+    const Index gap = (next == nullptr ? end : next->first_byte) - covered;
+    if (gap > 0) {
+      report.fail("law 5: visit leaves out " + std::to_string(gap / element) + " elements after " + last + " (" + storage + ")");
+    }
+    if (next == nullptr) break;
+    last = next->name;
+    covered = next->first_byte + next->bytes;
+  }
+  for (const TensorFacts& tensor : tensors) {
+    listed += tensor.bytes;
+    const auto same = [&](const TensorFacts& other) { return other.name == tensor.name; };
+    if (&*std::find_if(tensors.begin(), tensors.end(), same) != &tensor) {
+      report.fail("law 5: visit lists two tensors named " + tensor.name);
+    }
+  }
+  if (listed > end || covered > end)
+    report.fail("law 5: visit lists some elements twice, or none of the struct's (" + storage + ")");
+  report.comparisons += to_index(tensors.size()) + 1;
+}
+
 /// What parameters one token meets.
 struct Touched {
   Index elements = 0;
@@ -37,7 +67,7 @@ Touched touched_by_a_token(Subject<T>& subject, const Options& options) {
     subject.train(plan, run);
     if (std::memcmp(run.y.data() + last, base.data() + last, to_size(facts.width) * sizeof(T)) == 0) continue;
     touched.elements += tensor.size;
-    if (tensor.matrix) touched.in_matrices += tensor.size;
+    if (tensor.columns > 0) touched.in_matrices += tensor.size;
   }
   subject.set_parameters(parameters);
   return touched;

@@ -44,7 +44,7 @@ class GradientCheck {
 
     tensor("dx", x_, dx.data(), 0, count);
     for (const TensorFacts& facts : subject_.facts.tensors) {
-      if (!facts.learned) continue;  // what its rule reads there is no derivative
+      if (!facts.learned()) continue;  // what its rule reads there is no derivative
       tensor("the gradient of " + facts.name, parameters_, gradient.data() + facts.offset, facts.offset, facts.size);
     }
     subject_.set_parameters(parameters_);

@@ -9,11 +9,39 @@
 
 namespace hybridmoe::inline HYBRIDMOE_ABI::check {
 
-/// `bytes` for a layer to use and a guard that nobody may touch.
+/// A place's memory (`exec::Memory`), whatever the place.
+class PlaceMemory {
+ public:
+  virtual ~PlaceMemory() = default;
+  virtual std::byte* allocate(Index bytes) const = 0;
+  virtual void release(std::byte* memory) const = 0;
+  virtual void copy_in(std::byte* to, const void* host, Index bytes) const = 0;
+  virtual void copy_out(void* host, const std::byte* from, Index bytes) const = 0;
+  virtual void fence() const = 0;
+};
+
 template <class Place>
+class MemoryOf final : public PlaceMemory {
+ public:
+  explicit MemoryOf(const Place& place) : place_(place) {}
+  std::byte* allocate(Index bytes) const override { return Memory::allocate(place_, bytes); }
+  void release(std::byte* memory) const override { Memory::release(place_, memory); }
+  void copy_in(std::byte* to, const void* host, Index bytes) const override { Memory::copy_in(place_, to, host, bytes); }
+  void copy_out(void* host, const std::byte* from, Index bytes) const override { Memory::copy_out(place_, host, from, bytes); }
+  void fence() const override { place_.fence(); }
+
+ private:
+  using Memory = exec::Memory<Place>;
+  Place place_;
+};
+
+/// `bytes` for a layer to use and a guard that nobody may touch.
 class Region {
  public:
-  explicit Region(const Place& place) : place_(place) {}
+  explicit Region(const PlaceMemory& memory) : memory_(memory) {}
+  Region(const Region&) = delete;
+  Region& operator=(const Region&) = delete;
+  ~Region() { memory_.release(data_); }
 
   /// All bytes become `fill`, and the guard is set.
   void prepare(Index bytes, unsigned char fill, Index guard = 64) {
@@ -30,13 +58,13 @@ class Region {
   template <class T>
   std::vector<T> values() const {
     std::vector<T> result(to_size(bytes_) / sizeof(T));
-    buffer_.copy_out(result.data(), bytes_);
+    memory_.copy_out(result.data(), data_, bytes_);
     return result;
   }
   /// Whether the guard is as it was.
   bool guarded() const {
     std::vector<std::byte> end(to_size(guard_));
-    buffer_.copy_out(end.data(), guard_, bytes_);
+    memory_.copy_out(end.data(), data_ + bytes_, guard_);
     for (const std::byte b : end) {
       if (b != mark) return false;
     }
@@ -45,14 +73,14 @@ class Region {
   /// Whether the bytes are still what they were made.
   bool unchanged() const {
     std::vector<std::byte> now(to_size(bytes_));
-    buffer_.copy_out(now.data(), bytes_);
+    memory_.copy_out(now.data(), data_, bytes_);
     return bytes_ == 0 || std::memcmp(now.data(), image_.data(), to_size(bytes_)) == 0;
   }
   template <class T>
   T* as() const {
-    return buffer_.template as<T>();
+    return reinterpret_cast<T*>(data_);
   }
-  std::byte* data() const { return buffer_.data(); }
+  std::byte* data() const { return data_; }
   Index bytes() const { return bytes_; }
   Index room() const { return bytes_ + guard_; }
 
@@ -62,16 +90,19 @@ class Region {
   void place(Index bytes, Index guard) {
     bytes_ = bytes;
     guard_ = guard;
-    if (buffer_.bytes() < bytes + guard) buffer_ = exec::Buffer<Place>(place_, bytes + guard);
-    buffer_.copy_in(image_.data(), bytes);
+    if (room_ < bytes + guard) {
+      memory_.release(data_);
+      data_ = memory_.allocate(room_ = bytes + guard);
+    }
+    memory_.copy_in(data_, image_.data(), bytes);
     const std::vector<std::byte> end(to_size(guard), mark);
-    buffer_.copy_in(end.data(), guard, bytes);
+    memory_.copy_in(data_ + bytes, end.data(), guard);
   }
 
-  Place place_;
-  exec::Buffer<Place> buffer_;
+  const PlaceMemory& memory_;
+  std::byte* data_ = nullptr;
   std::vector<std::byte> image_;
-  Index bytes_ = 0, guard_ = 0;
+  Index bytes_ = 0, guard_ = 0, room_ = 0;
 };
 
 }  // namespace hybridmoe::check

@@ -15,17 +15,22 @@ namespace hybridmoe::inline HYBRIDMOE_ABI::check {
 /// A tensor that visit() lists.
 struct TensorFacts {
   std::string name;
+  Trait trait;
+  Index first_byte = 0;  ///< within the parameter struct
+  Index bytes = 0;
   Index offset = 0;  ///< first element within the flat parameters
   Index size = 0;
-  bool matrix = false;  ///< of rank 2 or more
-  bool learned = true;  ///< its gradient is the loss's (Update::gradient)
+  Index columns = 0;  ///< of a matrix (rank 2 or more); otherwise 0
+
+  bool learned() const { return trait.update == Update::gradient; }  ///< its gradient is the loss's
 };
 
 /// What the laws ask of a layer's type.
 struct LayerFacts {
   Index width = 0, context = 0, chunk = 0;
   Index elements = 0;        ///< of flat parameters
-  Index state_elements = 0;  ///< of one sequence's state
+  Index state_bytes = 0;     ///< of one sequence's state
+  Index state_elements = 0;  ///< those bytes, in numbers
   bool causal = true;
   std::vector<TensorFacts> tensors;
   Spread active{};

@@ -1,8 +1,8 @@
 // What a unit costs that trains a model and generates from it. The macros choose:
 //   LAYERS=n  a model of n layers
-//   FURTHER   four more models, of other patterns (up to 88 letters, not periodic) over the same kinds of layer
-//   KINDS     those kinds of layer, for all patterns over them
-//   ONLY      one of those models alone; its kinds of layer come from the unit of KINDS (extern templates)
+//   KINDS     the kinds of layer, for all patterns over them
+//   ONLY      a model of another pattern (88 letters, not periodic), whose kinds of layer come from the unit of KINDS (extern
+//             templates); with FURTHER four more
 //   MAIN      a program that uses it
 //   DESCRIBE=name   the table of a model of zoo/hybridmoe.hpp alone
 //   WHOLE=name      a model of zoo/hybridmoe.hpp
@@ -63,15 +63,16 @@ float first(const hm::train::Text& text) { return use<First>(text); }
 template <hm::Index count>
 using Letters =
     hm::Pattern<"GLLLSLLSSLGLLSLLLGSLLSLLLLGSSLLSLGLLLSLLGSSSLLGLLLLSLGLLSLLSGLLLSLLGSLLSLLLLGLSLLSSLGLLS", hm::layers<count>>;
-#if defined(ONLY) || defined(FURTHER)
+#if defined(ONLY)
 struct Second : ModelOf<Letters<88>> {};
 float second(const hm::train::Text& text) { return use<Second>(text); }
 #endif
 #if defined(FURTHER)
-struct Third : ModelOf<Letters<87>> {};
-struct Fourth : ModelOf<Letters<86>> {};
-struct Fifth : ModelOf<Letters<85>> {};
-float third(const hm::train::Text& text) { return use<Third>(text) + use<Fourth>(text) + use<Fifth>(text); }
+template <hm::Index count>
+struct Further : ModelOf<Letters<count>> {};
+float further(const hm::train::Text& text) {
+  return use<Further<87>>(text) + use<Further<86>>(text) + use<Further<85>>(text) + use<Further<84>>(text);
+}
 #endif
 
 #if defined(DESCRIBE)

@@ -29,8 +29,15 @@ target_compile_options(hybridmoe_developer INTERFACE
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${HYBRIDMOE_WERROR}>>:-Werror>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${HYBRIDMOE_NATIVE}>>:-march=native>)
 
-# Runs that are published and repeated: what -march=native tunes for decides which products are fused with sums (none in a chain on
-# some processors), so bits are the same on all processors of an instruction set only if the tuning is fixed, and the level of
-# optimisation.
+# Runs that are published and repeated. Which products are fused with sums is decided by the level of optimisation, by what
+# -march=native tunes for, and by how long registers are: with all three fixed, bits are the same on every x86-64 processor that
+# has AVX2, and a change of bits shows on whichever of them it is made.
 add_library(hybridmoe_repeatable INTERFACE)
-target_compile_options(hybridmoe_repeatable INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-O3;-mtune=generic>)
+if(NOT CMAKE_CROSSCOMPILING AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  include(CheckCXXSourceRuns)
+  check_cxx_source_runs("int main() { return __builtin_cpu_supports(\"avx2\") && __builtin_cpu_supports(\"fma\") ? 0 : 1; }"
+    HYBRIDMOE_HAS_AVX2)
+endif()
+target_compile_options(hybridmoe_repeatable INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-O3;-mtune=generic>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${HYBRIDMOE_HAS_AVX2}>>:-march=x86-64-v3>)

@@ -117,10 +117,11 @@ void declared_counts(Subject<T>& subject, const Options& options, Report& report
            "flops_per_token must take training (forward and backward) for about three times forward");
   declares(late.forward >= one.forward && late.training >= one.training, "flops_per_token shrinks with the context");
 
+  const Index held = facts.state_bytes / static_cast<Index>(sizeof(T));
   const Index carried = facts.recurrent_elements + facts.cache_elements(facts.context);
-  declares(facts.recurrent_elements >= 0 && carried <= facts.state_elements,
-           "recurrent_elements and cache_elements declare " + std::to_string(carried) + " elements, and State has " +
-               std::to_string(facts.state_elements));
+  declares(facts.recurrent_elements >= 0 && carried <= held, "recurrent_elements and cache_elements declare " +
+                                                                 std::to_string(carried) + " elements, and State has " +
+                                                                 std::to_string(held));
 }
 
 }  // namespace hybridmoe::check

@@ -14,7 +14,7 @@ class PlaceMemory {
  public:
   virtual ~PlaceMemory() = default;
   virtual std::byte* allocate(Index bytes) const = 0;
-  virtual void release(std::byte* memory) const = 0;
+  virtual void release(std::byte* memory) const = 0;  ///< null: nothing
   virtual void copy_in(std::byte* to, const void* host, Index bytes) const = 0;
   virtual void copy_out(void* host, const std::byte* from, Index bytes) const = 0;
   virtual void fence() const = 0;
@@ -25,7 +25,9 @@ class MemoryOf final : public PlaceMemory {
  public:
   explicit MemoryOf(const Place& place) : place_(place) {}
   std::byte* allocate(Index bytes) const override { return Memory::allocate(place_, bytes); }
-  void release(std::byte* memory) const override { Memory::release(place_, memory); }
+  void release(std::byte* memory) const override {
+    if (memory != nullptr) Memory::release(place_, memory);
+  }
   void copy_in(std::byte* to, const void* host, Index bytes) const override { Memory::copy_in(place_, to, host, bytes); }
   void copy_out(void* host, const std::byte* from, Index bytes) const override { Memory::copy_out(place_, host, from, bytes); }
   void fence() const override { place_.fence(); }

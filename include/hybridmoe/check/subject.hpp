@@ -28,9 +28,8 @@ struct TensorFacts {
 /// What the laws ask of a layer's type.
 struct LayerFacts {
   Index width = 0, context = 0, chunk = 0;
-  Index elements = 0;        ///< of flat parameters
-  Index state_bytes = 0;     ///< of one sequence's state
-  Index state_elements = 0;  ///< those bytes, in numbers
+  Index elements = 0;     ///< of flat parameters
+  Index state_bytes = 0;  ///< of one sequence's state
   bool causal = true;
   std::vector<TensorFacts> tensors;
   Spread active{};

@@ -127,7 +127,6 @@ LayerFacts facts_of() {
   facts.chunk = Env::chunk;
   facts.elements = element_count<P, T>;
   facts.state_bytes = state_bytes<typename Layer::template State<T>>;
-  facts.state_elements = facts.state_bytes / static_cast<Index>(sizeof(T));
   facts.causal = Layer::causal;
   facts.active = Layer::active_parameters();
   facts.flops = [](Index context) { return Layer::flops_per_token(context); };
